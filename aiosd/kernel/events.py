@@ -1,0 +1,190 @@
+"""The kernel's whole vocabulary: what happened (Event) and what to do about it (Action).
+
+Events are past participles, actions are imperatives.  Both are frozen, so that a journal of
+(now_ns, event) replays to the same actions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiosd.kernel.model import (
+    AgentId,
+    ContextId,
+    JobId,
+    Lane,
+    LaneReport,
+    Outcome,
+    Priority,
+    SlotId,
+)
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A new job.  Its context serves no other job (the driver has checked)."""
+
+    job: JobId
+    context: ContextId
+    agent: AgentId
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Someone wants the job to end: its caller, its dead client, its deadline, a shutdown."""
+
+    job: JobId
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RunDone:
+    """The Run under way came home, with one report per lane."""
+
+    lanes: tuple[LaneReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """The job sampled its first token (arrives while its Run is still under way)."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStalled:
+    """The job's client doesn't read: don't choose it any more."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDrained:
+    """The job's client reads again."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobPaused:
+    """job.pause"""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobResumed:
+    """job.resume"""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    """job.priority"""
+
+    job: JobId
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class ContextDropped:
+    """The context is gone and serves no job; its slot may be used again."""
+
+    context: ContextId
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """sys.policy; what is None stays as it is."""
+
+    policy: str | None = None
+    quantum_tokens: int | None = None
+    n_lanes: int | None = None
+
+
+Event = (
+    Submitted
+    | Cancelled
+    | RunDone
+    | FirstToken
+    | OutputStalled
+    | OutputDrained
+    | JobPaused
+    | JobResumed
+    | PriorityChanged
+    | ContextDropped
+    | PolicyChanged
+)
+
+# ---------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep the slot's cells as a snapshot of the context, as far as the budget allows."""
+
+    context: ContextId
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Empty the slot."""
+
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Bring the context into the (empty) slot: from its snapshot, or nothing, to be read again."""
+
+    context: ContextId
+    slot: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move the context's cells from one slot to another, empty one, so that talkers are neighbours."""
+
+    context: ContextId
+    source: SlotId
+    target: SlotId
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Step these lanes together, until one finishes, has taken its tokens, or Interrupt comes.
+
+    Sorted by slot; at most one Run is under way.
+    """
+
+    lanes: tuple[Lane, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Bring the Run under way home after the step it is in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The job has ended; nothing more is coming for it."""
+
+    job: JobId
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the job's client what happens to it: queued (with its position from 1), running, paused, resumed."""
+
+    job: JobId
+    state: str
+    position: int | None = None
+
+
+Action = Save | Clear | Load | Move | Run | Interrupt | Finish | Tell

@@ -1,0 +1,1 @@
+"""The socket SDK of aiosd."""
