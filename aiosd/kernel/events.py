@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aiosd.kernel.model import (
     AgentId,
     ContextId,
+    Cost,
     JobId,
     Lane,
     LaneReport,
@@ -148,7 +149,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move the context's cells from one slot to another, empty one, so that talkers are neighbours."""
+    """Move the context's cells to another, empty slot, so that talkers are neighbours."""
 
     context: ContextId
     source: SlotId
@@ -176,11 +177,13 @@ class Finish:
 
     job: JobId
     outcome: Outcome
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Tell the job's client what happens to it: queued (with its position from 1), running, paused, resumed."""
+    """Tell the job's client what happens to it: queued (with its position from 1), running,
+    paused, resumed."""
 
     job: JobId
     state: str

@@ -59,6 +59,7 @@ class Job:
     is_stalled: bool = False
     is_paused: bool = False
     is_parked: bool = False  # lost its slot since it last ran
+    is_told_paused: bool = False  # its client was told so and not yet that it goes on
     ticket: int = 0  # its place in the line; smaller goes first
     used_tokens: int = 0  # of the current slice, first-time tokens only
     n_prompt: int = 0  # first-time prompt tokens read so far
@@ -101,6 +102,26 @@ class LaneReport:
     outcome: Outcome | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job cost, told once, when it ends.  Times are the kernel's now_ns.
+
+    queue_ns    from its arrival to its first Run, or to its end if it never ran
+    waited_ns   all the time it spent READY, the queue included
+    """
+
+    slices: int
+    parks: int
+    n_prompt: int
+    n_output: int
+    queue_ns: int
+    waited_ns: int
+    submitted_ns: int
+    first_run_ns: int | None
+    first_token_ns: int | None
+    finished_ns: int
+
+
 @dataclass(slots=True)
 class Counters:
     """What the kernel has done since it was made; for sys.status and the cost tests."""
@@ -110,4 +131,6 @@ class Counters:
     loads: int = 0
     moves: int = 0
     interrupts: int = 0
+    slices: int = 0  # given to any job: the context switches of the paper
+    parks: int = 0
     finished: dict[Outcome, int] = field(default_factory=dict)
