@@ -1,0 +1,422 @@
+"""Every syscall as data: the one table that validation, sys.describe, the clients, aiosctl's
+describe, PROTOCOL.md and the access checks read.
+
+Rule 1: a name, a default or a limit is written here and nowhere else.
+Rule 2: results and chunks are open maps: a later version may add keys, clients ignore unknown ones.
+
+``python -m aios_sdk.syscalls`` prints the table as markdown.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+
+from aios_sdk.errors import ERRORS
+from aios_sdk.reference import markdown
+from aios_sdk.signature import ABSENT, Group, Param, Syscall
+from aios_sdk.types import (
+    Any,
+    AnyMap,
+    Bool,
+    Field,
+    Float,
+    Int,
+    List,
+    Map,
+    Schema,
+    Str,
+    Type,
+    Union,
+)
+
+__all__ = ["ABSENT", "PROTOCOL_VERSION", "TABLE", "Group", "Param", "Syscall", "describe", "render"]
+
+PROTOCOL_VERSION = 1
+
+# ---------------------------------------------------------------- types that several calls share
+
+MAX_TOKENS_IN_CALL = 131_072  # the longest context that models of this class are trained for
+MAX_SEED = 2**32 - 2  # llama.cpp reads 2^32 - 1 as "random"
+
+COUNT = Int(0, 2**63 - 1)
+MS = Int(0, 2**63 - 1)
+TEXT = Str()
+PROMPT = Str(min_chars=1)
+NAME = Str(max_chars=128, pattern=r"[^\x00-\x1f\x7f\ud800-\udfff]{1,128}")
+AGENT = Str(max_chars=64, pattern=r"[A-Za-z0-9._-]{1,64}")
+ID = Str(max_chars=64, pattern=r"[A-Za-z0-9._:-]{1,64}")
+TOKEN = Int(0, 2**31 - 1)
+TOKENS = List(TOKEN, max_items=MAX_TOKENS_IN_CALL, min_items=1)
+ROLE = Str(choices=("system", "user", "assistant", "tool"))
+MESSAGES = List(Map((Field("role", ROLE), Field("content", TEXT))), max_items=4096, min_items=1)
+PRIORITY = Str(choices=("interactive", "normal", "background"))
+POLICY = Str(choices=("fifo", "rr"))
+NOTHING = Map((), is_open=True)
+
+
+def _result(**fields: Type) -> Map:
+    """An open map; a name that ends in an underscore is one that may be missing."""
+    return Map(
+        tuple(Field(k.removesuffix("_"), t, not k.endswith("_")) for k, t in fields.items()),
+        is_open=True,
+    )
+
+
+def _many(of: Type) -> List:
+    return List(of, max_items=MAX_TOKENS_IN_CALL)
+
+
+_COMMON = (Param("deadline_ms", Int(1, 2**31), "from arrival; past it: deadline_exceeded"),)
+_STREAMING = (
+    Param(
+        "tag",
+        Union((Str(max_chars=128), Int()), "a string of at most 128 characters or an integer"),
+        "echoed in the call's chunks; cancel takes it too",
+    ),
+)
+
+
+def _syscall(
+    name: str,
+    summary: str,
+    result: Type,
+    *params: Param,
+    chunk: Type | None = None,
+    right: str | None = None,
+    is_repeatable: bool = False,
+    one_of: tuple[Group, ...] = (),
+) -> Syscall:
+    everywhere = _COMMON + (_STREAMING if chunk is not None else ())
+    return Syscall(name, summary, params + everywhere, result, chunk, right, is_repeatable, one_of)
+
+
+def _needs(name: str, type_: Type, summary: str) -> Param:
+    return Param(name, type_, summary, is_required=True)
+
+
+# ---------------------------------------------------------------- results with many fields
+
+STATUS = _result(
+    version=TEXT,
+    pid=COUNT,
+    uptime_s=COUNT,
+    state=TEXT,
+    agents=COUNT,
+    cores=_many(
+        _result(
+            model=TEXT,
+            policy=TEXT,
+            quantum_tokens=COUNT,
+            lanes=COUNT,
+            n_slots=COUNT,
+            slot_tokens=COUNT,
+            jobs=_result(ready=COUNT, running=COUNT, stalled=COUNT, paused=COUNT),
+            steps=COUNT,
+            tokens=_result(prompt=COUNT, cached=COUNT, output=COUNT),
+            snapshots=_result(ram_bytes=COUNT, file_bytes=COUNT),
+        )
+    ),
+    rss_bytes=COUNT,
+)
+USAGE = _result(
+    prompt_tokens=COUNT,
+    cached_tokens=COUNT,
+    output_tokens=COUNT,
+    queue_ms=MS,
+    ttft_ms=MS,
+    total_ms=MS,
+    slices=COUNT,
+    parks=COUNT,
+)
+LOGPROBS = _many(_result(token=TOKEN, text=TEXT, logprob=Any(), top=_many(Any())))
+GENERATION = _result(
+    text=TEXT,
+    tokens=_many(TOKEN),
+    finish=Str(choices=("stop", "length", "stop_string", "tool_calls")),
+    stop_string_=TEXT,
+    logprobs_=LOGPROBS,
+    context_=ID,
+    job=ID,
+    seed=Int(0, MAX_SEED),
+    usage=USAGE,
+)
+WORDS = _result(id=COUNT, tag_=Any(), text=TEXT, tokens=_many(TOKEN), logprobs_=LOGPROBS)
+NEWS = _result(
+    id=COUNT,
+    tag_=Any(),
+    job=ID,
+    state=Str(choices=("queued", "running", "paused", "resumed")),
+    position_=COUNT,
+)
+CONTEXT_INFO = _result(
+    context=ID,
+    name_=NAME,
+    agent=AGENT,
+    model=TEXT,
+    n_tokens=COUNT,
+    n_messages=COUNT,
+    residence=Str(choices=("slot", "ram", "file", "tokens")),
+    snapshot_bytes=COUNT,
+    busy=Bool(),
+    parent_=ID,
+    created_ms=MS,
+    used_ms=MS,
+)
+JOB_INFO = _result(
+    job=ID,
+    agent=AGENT,
+    uid=COUNT,
+    context=ID,
+    state=Str(choices=("ready", "running", "stalled", "paused", "cancelling")),
+    priority=PRIORITY,
+    n_output=COUNT,
+    waited_ms=MS,
+    slices=COUNT,
+    parks=COUNT,
+)
+AGENT_INFO = _result(
+    agent=AGENT,
+    uid=COUNT,
+    connections=COUNT,
+    contexts=COUNT,
+    jobs=COUNT,
+    tokens=COUNT,
+    since_ms=MS,
+)
+MODEL_INFO = _result(
+    name=TEXT, path=TEXT, n_params=COUNT, n_ctx_train=COUNT, loaded=Bool(), kind=TEXT
+)
+
+# ---------------------------------------------------------------- params that several calls share
+
+CONTEXT = _needs("context", ID, "the context's id")
+JOB = _needs("job", ID, "the job's id")
+MODEL = Param("model", NAME, "a model's name; the default one if absent")
+ALL = Param(
+    "all", Bool(), "those of every agent of this uid; of every uid for an admin", False, False
+)
+WAYS = (
+    Param("messages", MESSAGES, "turns of a conversation, through the model's chat template"),
+    Param("prompt", PROMPT, "plain text, no template"),
+    Param("tokens", TOKENS, "token ids as they are"),
+)
+WAY_NAMES = ("messages", "prompt", "tokens")
+
+GENERATE_PARAMS = (
+    *WAYS,
+    Param("context", ID, "go on from this context; absent: one of this call alone"),
+    MODEL,
+    Param("max_tokens", Int(1, 1_000_000), "stop after so many", default=256),
+    Param("temperature", Float(0, 100), "0 is greedy", default=0.7),
+    Param("top_k", Int(0, 1_000_000), "the k likeliest tokens; 0 is off", default=40),
+    Param("top_p", Float(0, 1), "the likeliest tokens of this total probability", default=0.95),
+    Param("min_p", Float(0, 1), "at least this share of the likeliest token's", default=0.05),
+    Param(
+        "repeat_penalty", Float(0, 10, is_min_excluded=True), "over the last 64 tokens", default=1.0
+    ),
+    Param("presence_penalty", Float(-10, 10), "over the last 64 tokens", default=0.0),
+    Param("frequency_penalty", Float(-10, 10), "over the last 64 tokens", default=0.0),
+    Param("seed", Int(0, MAX_SEED), "of the draws; chosen and reported if absent"),
+    Param("stop", List(Str(256, 1), max_items=16), "end before any of these strings"),
+    Param("schema", AnyMap(), "a JSON Schema that the text will satisfy, unless cut by length"),
+    Param("grammar", PROMPT, "a GBNF grammar that the text will satisfy"),
+    Param("priority", PRIORITY, "the job's class", default="normal"),
+    Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
+    Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
+    Param("keep_partial", Bool(), "a cancelled call's text stays in the context", default=False),
+    Param("stream", Bool(), "send chunks before the result", default=False),
+)
+
+# ---------------------------------------------------------------- the table
+
+TABLE: dict[str, Syscall] = {
+    call.name: call
+    for call in (
+        _syscall(
+            "sys.hello",
+            "the first call on a connection: who the agent is, what the daemon offers",
+            _result(
+                protocol=COUNT,
+                server=_result(name=TEXT, version=TEXT),
+                uid=COUNT,
+                agent=AGENT,
+                session=ID,
+                limits=_result(),
+                rights=_many(TEXT),
+                models=_many(TEXT),
+            ),
+            _needs("protocol", Int(0, 2**31), f"this table is version {PROTOCOL_VERSION}"),
+            _needs("agent", AGENT, "the name the agent goes by"),
+            Param("client", NAME, "the client's software, for the log"),
+        ),
+        _syscall("sys.ping", "is the daemon answering", NOTHING, is_repeatable=True),
+        _syscall(
+            "sys.describe",
+            "every syscall and every error, as JSON Schemas",
+            _result(protocol=COUNT, syscalls=_many(AnyMap()), errors=_many(AnyMap())),
+            is_repeatable=True,
+        ),
+        _syscall("sys.status", "what the daemon is doing", STATUS, is_repeatable=True),
+        _syscall(
+            "sys.policy",
+            "the scheduler's policy; giving a param sets it, which needs the right admin",
+            _result(policy=POLICY, quantum_tokens=COUNT, lanes=COUNT),
+            Param("policy", POLICY, "who runs next"),
+            Param("quantum_tokens", Int(1, 1_000_000), "a slice, in tokens"),
+            Param("lanes", Int(1, 4096), "how many jobs step together"),
+        ),
+        _syscall(
+            "llm.generate",
+            "let the model write",
+            GENERATION,
+            *GENERATE_PARAMS,
+            chunk=Union((WORDS, NEWS), "words, or news of the job"),
+            right="llm",
+            one_of=(
+                Group(WAY_NAMES),
+                Group((*WAY_NAMES, "context"), is_required=True, is_exclusive=False),
+                Group(("schema", "grammar")),
+            ),
+        ),
+        _syscall(
+            "llm.tokenize",
+            "text to token ids",
+            _result(tokens=_many(TOKEN)),
+            _needs("text", TEXT, "any text"),
+            Param(
+                "special", Bool(), "the texts of control tokens become these tokens", default=False
+            ),
+            MODEL,
+            right="llm",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "llm.detokenize",
+            "token ids to text",
+            _result(text=TEXT),
+            _needs("tokens", List(TOKEN, max_items=MAX_TOKENS_IN_CALL), "token ids"),
+            MODEL,
+            right="llm",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "llm.models",
+            "the models there are",
+            _result(models=_many(MODEL_INFO)),
+            right="llm",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "context.create",
+            "start a conversation that the daemon keeps",
+            _result(context=ID),
+            Param("name", NAME, "for people; need not be unique"),
+            MODEL,
+            Param("system", TEXT, "the system message"),
+            Param("messages", MESSAGES, "what has been said so far"),
+            right="context",
+        ),
+        _syscall(
+            "context.append",
+            "add to a conversation without generating",
+            _result(context=ID, n_tokens=COUNT),
+            CONTEXT,
+            *WAYS,
+            right="context",
+            one_of=(Group(WAY_NAMES, is_required=True),),
+        ),
+        _syscall(
+            "context.info",
+            "one context: its size, where its cells are, whether it is busy",
+            CONTEXT_INFO,
+            CONTEXT,
+            right="context",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "context.list",
+            "the agent's contexts",
+            _result(contexts=_many(CONTEXT_INFO)),
+            ALL,
+            right="context",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "context.read",
+            "what was said in a context",
+            _result(messages=_many(_result(role=ROLE, content=TEXT)), tokens_=_many(TOKEN)),
+            CONTEXT,
+            Param("tokens", Bool(), "the token ids too", default=False),
+            right="context",
+            is_repeatable=True,
+        ),
+        _syscall("context.delete", "forget a context", NOTHING, CONTEXT, right="context"),
+        _syscall(
+            "job.list",
+            "the jobs that have not ended",
+            _result(jobs=_many(JOB_INFO)),
+            ALL,
+            is_repeatable=True,
+        ),
+        _syscall("job.cancel", "end a job; its caller gets cancelled", NOTHING, JOB),
+        _syscall("job.pause", "let a job wait until job.resume", NOTHING, JOB),
+        _syscall("job.resume", "let a paused job go on", NOTHING, JOB),
+        _syscall(
+            "job.priority",
+            "change a job's class",
+            NOTHING,
+            JOB,
+            _needs("priority", PRIORITY, "the new class"),
+        ),
+        _syscall(
+            "agent.list",
+            "the agents that are connected or own contexts",
+            _result(agents=_many(AGENT_INFO)),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "agent.info",
+            "one agent",
+            AGENT_INFO,
+            _needs("agent", AGENT, "its name"),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "agent.kill",
+            "end an agent's connections and jobs; its contexts stay",
+            NOTHING,
+            _needs("agent", AGENT, "its name"),
+        ),
+    )
+}
+
+
+@functools.cache
+def describe() -> dict[str, object]:
+    """The result of sys.describe.  One shared object: don't change it."""
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "syscalls": [_described(call) for call in TABLE.values()],
+        "errors": [{"code": code, "summary": cls.summary} for code, cls in ERRORS.items()],
+    }
+
+
+def _described(call: Syscall) -> Schema:
+    return {
+        "name": call.name,
+        "summary": call.summary,
+        "params": call.params_schema(),
+        "chunk": None if call.chunk is None else call.chunk.schema(),
+        "result": call.result.schema(),
+        "right": call.right,
+    }
+
+
+def render() -> str:
+    """The table as markdown, for PROTOCOL.md."""
+    return markdown(TABLE, ERRORS)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
