@@ -36,16 +36,22 @@ class Param:
     default: object = ABSENT
 
 
+ON: Final[Schema] = {"not": {"const": False}}
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that depend on each other: at most one of them, at least one, or both."""
+    """Parameters that depend on each other: at most one of them, at least one, or both.
+
+    A flag that is false counts as not given.
+    """
 
     names: tuple[str, ...]
     is_required: bool = False  # at least one
     is_exclusive: bool = True  # at most one
 
     def check(self, given: dict[str, object]) -> None:
-        present = [name for name in self.names if name in given]
+        present = [name for name in self.names if given.get(name, False) is not False]
         if len(present) > 1 and self.is_exclusive:
             raise InvalidParams(
                 f"{' and '.join(present)} exclude each other: give {self.says()}", field=present[1]
@@ -68,7 +74,7 @@ class Group:
             schemas.append({"anyOf": [{"required": [name]} for name in self.names]})
         if self.is_exclusive:
             schemas += [
-                {"not": {"required": [one, other]}}
+                {"not": {"required": [one, other], "properties": {one: ON, other: ON}}}
                 for i, one in enumerate(self.names)
                 for other in self.names[i + 1 :]
             ]

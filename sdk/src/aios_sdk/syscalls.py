@@ -276,7 +276,7 @@ TABLE: dict[str, Syscall] = {
             one_of=(
                 Group(WAY_NAMES),
                 Group((*WAY_NAMES, "context"), is_required=True, is_exclusive=False),
-                Group(("schema", "grammar")),
+                Group(("schema", "grammar", "ignore_eos")),
             ),
         ),
         _syscall(

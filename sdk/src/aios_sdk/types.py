@@ -298,8 +298,10 @@ def shorten(value: object, max_chars: int = 60) -> str:
         return ascii(cut) + ("…" if len(value) > len(cut) else "")
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an integer of {value.bit_length()} bits"
-    if value is None or isinstance(value, (bool, int, float)):
-        return "null" if value is None else str(value)
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
     if isinstance(value, (list, tuple)):
         return f"an array of {len(value)} items"
     if isinstance(value, dict):
