@@ -59,6 +59,7 @@ class Job:
     is_stalled: bool = False
     is_paused: bool = False
     is_parked: bool = False  # lost its slot since it last ran
+    ends_as: Outcome | None = None  # what a cancel asked for while it was a lane
     is_told_paused: bool = False  # its client was told so and not yet that it goes on
     ticket: int = 0  # its place in the line; smaller goes first
     used_tokens: int = 0  # of the current slice, first-time tokens only
@@ -120,6 +121,15 @@ class Cost:
     first_run_ns: int | None
     first_token_ns: int | None
     finished_ns: int
+
+    @property
+    def total_ns(self) -> int:
+        return self.finished_ns - self.submitted_ns
+
+    @property
+    def ttft_ns(self) -> int | None:
+        """From its arrival to its first token; None if it had none."""
+        return None if self.first_token_ns is None else self.first_token_ns - self.submitted_ns
 
 
 @dataclass(slots=True)
