@@ -1,0 +1,265 @@
+"""The engine: steps lanes over a model's slots, one decode batch and one token per lane at a time.
+
+Rule 1, the only one about the cache: **a slot's cells are of use as far as their tokens equal the
+job's tokens, compared one by one.**  For each slot the engine remembers exactly which tokens its
+cells hold.  When a job starts, or comes back to a slot, the longest common prefix stays, the rest
+is truncated, and reading goes on from there.  So a cancelled call (its tokens are no longer in the
+log), a rewound context, an old snapshot, a lost one and a slot that holds someone else's cells need
+no code of their own: they only differ in how much is left to read.  If all of a job's tokens are
+there, the last one is read again, since logits aren't kept.
+
+Rule 2: a job is charged for a position once (its high-water mark, in sequence.py).  What is read
+again after a loss is counted in the stats only: charged to its slice, a context longer than the
+slice would never get back to where it was.
+
+Rule 3: a decode that fails hurts one lane.  The lanes of a failed call are emptied and read again,
+each in calls of its own until it is past the place; the one that fails there ends as failed.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence as Lanes
+from dataclasses import dataclass, field
+
+from aiosd.engine.base import (
+    Ending,
+    EngineError,
+    EngineStats,
+    JobSpec,
+    Logits,
+    Model,
+    OutOfCells,
+    Output,
+    Piece,
+    StepReport,
+)
+from aiosd.engine.batch import Reader, plan
+from aiosd.engine.sequence import Sequence, common_prefix
+from aiosd.engine.snapshots import SnapshotStore
+from aiosd.engine.text import Words
+from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
+
+
+@dataclass(slots=True)
+class _Cells:
+    """What one slot holds: the tokens in its cells, whose context they are, and the job whose
+    tokens they are known to be a prefix of (None: compare first)."""
+
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    context: ContextId | None = None
+    job: JobId | None = None
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One lane within one step."""
+
+    lane: Lane
+    sequence: Sequence
+    cells: _Cells
+    n_prompt: int = 0
+    n_output: int = 0
+    words: Words | None = None
+
+
+class Engine:
+    """base.Stepper on any Model.  Everything in it runs on the engine thread.
+
+    prefill_tokens   most prompt tokens that one step reads
+    is_joint_batch   talkers and prefill share a decode call where they fit into one
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        snapshot_ram_bytes: int,
+        prefill_tokens: int = 256,
+        is_joint_batch: bool = False,
+    ) -> None:
+        if prefill_tokens < 1:
+            raise ValueError(f"prefill_tokens is {prefill_tokens}, at least 1 is needed")
+        self.model = model
+        self.stats = EngineStats()
+        self._prefill_tokens = prefill_tokens
+        self._is_joint_batch = is_joint_batch
+        self._max_batch_tokens = model.info.max_batch_tokens
+        self._snapshots = SnapshotStore(snapshot_ram_bytes)
+        self._cells = [_Cells() for _ in range(model.info.n_slots)]
+        self._jobs: dict[JobId, Sequence] = {}
+        self._n_opened = 0
+
+    # ---------------------------------------------------------------- jobs and slots
+
+    def open(self, spec: JobSpec) -> None:
+        """Make a job known.  Raises EngineError (no room for an answer, a grammar that doesn't
+        compile): nothing has changed then."""
+        if spec.job in self._jobs:
+            raise ValueError(f"job {spec.job} is open already")
+        self._jobs[spec.job] = Sequence(spec, self.model, self._n_opened)
+        self._n_opened += 1
+
+    def close(self, job: JobId) -> None:
+        sequence = self._jobs.pop(job, None)
+        if sequence is not None:
+            sequence.close()
+
+    def load(self, context: ContextId, slot: SlotId) -> None:
+        self.clear(slot)
+        tokens = self._snapshots.restore(context, self.model, slot)
+        self._cells[slot] = _Cells(array("i") if tokens is None else tokens, context)
+        self._count_snapshots()
+
+    def save(self, context: ContextId, slot: SlotId) -> None:
+        cells = self._cells[slot]
+        if cells.context == context and cells.tokens:
+            self._snapshots.save(context, cells.tokens, self.model, slot)
+            self._count_snapshots()
+
+    def clear(self, slot: SlotId) -> None:
+        self._cells[slot] = _Cells()
+        self.model.truncate(slot, 0)
+
+    def move(self, context: ContextId, source: SlotId, target: SlotId) -> None:
+        cells = self._cells[source]
+        self.clear(target)
+        if cells.context == context and cells.tokens:
+            self.model.copy(source, target)
+            self._cells[target] = cells
+        self.clear(source)
+
+    def forget(self, context: ContextId) -> None:
+        self._snapshots.forget(context)
+        self._count_snapshots()
+
+    def snapshot_contexts(self) -> frozenset[ContextId]:
+        """The contexts that have a snapshot in RAM."""
+        return self._snapshots.contexts()
+
+    def set_threads(self, n_threads: int) -> None:
+        self.model.set_threads(n_threads)
+        self.stats.n_threads = n_threads
+
+    def _count_snapshots(self) -> None:
+        self.stats.snapshot_ram_bytes = self._snapshots.buffer_bytes
+        self.stats.snapshots_lost = self._snapshots.n_lost
+
+    # ---------------------------------------------------------------- the step
+
+    def step(self, lanes: Lanes[Lane]) -> StepReport:
+        """Read one batch and let each lane that has read all of its tokens say one more."""
+        began_ns = time.perf_counter_ns()
+        turns = {lane.slot: self._turn(lane) for lane in lanes}
+        if len(turns) != len(lanes):
+            raise ValueError(f"two lanes share a slot: {lanes}")
+        n_cached: dict[JobId, int] = {}
+        first_tokens: list[JobId] = []
+        for turn in turns.values():
+            self._align(turn, n_cached)
+        starting = [turn for turn in turns.values() if turn.sequence.n_output == 0]
+        for pieces in self._plan(turns):
+            self._decode(pieces, turns)
+        for turn in starting:
+            ending = turn.sequence.ending
+            if turn.n_output or (ending is not None and ending.error is None):
+                first_tokens.append(turn.lane.job)
+        self.stats.steps += 1
+        self.stats.busy_ns += time.perf_counter_ns() - began_ns
+        return _report(turns, n_cached, tuple(first_tokens))
+
+    def _turn(self, lane: Lane) -> _Turn:
+        sequence = self._jobs[lane.job]
+        if sequence.ending is not None:
+            raise ValueError(f"job {lane.job} has ended, it can't have a lane")
+        return _Turn(lane, sequence, self._cells[lane.slot])
+
+    def _align(self, turn: _Turn, n_cached: dict[JobId, int]) -> None:
+        """Rule 1: keep of the slot's cells what equals the job's tokens."""
+        lane, sequence, cells = turn.lane, turn.sequence, turn.cells
+        if cells.job == lane.job:
+            return
+        n_kept = min(common_prefix(cells.tokens, sequence.tokens), len(sequence.tokens) - 1)
+        if n_kept < len(cells.tokens) and not self.model.truncate(lane.slot, n_kept):
+            self.model.truncate(lane.slot, 0)
+            n_kept = 0
+        del cells.tokens[n_kept:]
+        cells.context = lane.context
+        cells.job = lane.job
+        if sequence.n_cached is None:
+            sequence.n_cached = sequence.n_high = n_cached[lane.job] = n_kept
+            self.stats.cached_tokens += n_kept
+
+    def _plan(self, turns: dict[SlotId, _Turn]) -> list[list[Piece]]:
+        in_order = sorted(turns.values(), key=lambda turn: turn.sequence.serial)
+        readers = [
+            Reader(
+                turn.lane.slot,
+                start := len(turn.cells.tokens),
+                turn.sequence.tokens,
+                start < turn.sequence.alone_until,
+            )
+            for turn in in_order
+        ]
+        return plan(
+            readers,
+            prefill_tokens=self._prefill_tokens,
+            max_batch_tokens=self._max_batch_tokens,
+            is_joint=self._is_joint_batch,
+        )
+
+    def _decode(self, pieces: list[Piece], turns: dict[SlotId, _Turn]) -> None:
+        try:
+            rows = iter(self.model.decode(pieces))
+        except EngineError as error:
+            self._recover(error, pieces, turns)
+            return
+        for piece in pieces:
+            turn = turns[piece.slot]
+            turn.cells.tokens.extend(piece.tokens)
+            n_new, n_again = turn.sequence.note_read(piece.start, len(turn.cells.tokens))
+            turn.n_prompt += n_new
+            self.stats.prompt_tokens += n_new
+            self.stats.reread_tokens += n_again
+            if piece.wants_logits:
+                self._say(turn, next(rows))
+
+    def _say(self, turn: _Turn, row: Logits) -> None:
+        sequence = turn.sequence
+        n_output = sequence.n_output
+        try:
+            turn.words = sequence.say(self.model, row)
+        except EngineError as error:
+            sequence.fail(str(error))
+        turn.n_output += sequence.n_output - n_output
+        self.stats.output_tokens += turn.n_output
+
+    def _recover(self, error: EngineError, pieces: list[Piece], turns: dict[SlotId, _Turn]) -> None:
+        """Rule 3: empty what is undefined now, and find out whose fault it was."""
+        for piece in pieces:
+            turn = turns[piece.slot]
+            if len(pieces) == 1:
+                turn.sequence.fail(str(error))
+            else:
+                turn.sequence.alone_until = piece.start + len(piece.tokens)
+            if not isinstance(error, OutOfCells):  # that one changes nothing
+                self.clear(piece.slot)
+
+
+def _report(
+    turns: dict[SlotId, _Turn], n_cached: dict[JobId, int], first_tokens: tuple[JobId, ...]
+) -> StepReport:
+    reports: list[LaneReport] = []
+    outputs: list[Output] = []
+    endings: list[Ending] = []
+    for turn in turns.values():
+        job, ending, words = turn.lane.job, turn.sequence.ending, turn.words
+        outcome = None
+        if ending is not None:
+            endings.append(ending)
+            outcome = Outcome.DONE if ending.error is None else Outcome.FAILED
+        if words is not None:
+            outputs.append(Output(job, words.text, words.tokens, words.logprobs))
+        reports.append(LaneReport(job, turn.n_prompt, turn.n_output, outcome))
+    return StepReport(tuple(reports), tuple(outputs), tuple(endings), n_cached, first_tokens)

@@ -1,0 +1,164 @@
+"""One job as the engine sees it: its tokens, how far they were ever read, and what it says next.
+
+Rule 1: a sequence knows nothing of slots.  Its tokens (log, prompt, output) are the truth; which of
+them some slot holds is the engine's business.
+Rule 2: the next token is a pure function of the row of logits, the spec and what was said before.
+Rule 3: the token chosen last is always unread: logits are not part of a snapshot.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+import numpy as np
+
+from aiosd.engine.base import (
+    PENALTY_WINDOW,
+    Ending,
+    EngineError,
+    JobSpec,
+    Logits,
+    Model,
+    TokenLogprob,
+)
+from aiosd.engine.text import TextStream, Words
+
+
+def common_prefix(a: array[int], b: array[int]) -> int:
+    """How many tokens both begin with; compared exactly, in C."""
+    length = min(len(a), len(b))
+    if length == 0:
+        return 0
+    differs = np.frombuffer(a, np.int32, length) != np.frombuffer(b, np.int32, length)
+    first = int(differs.argmax())
+    return first if differs[first] else length
+
+
+class Sequence:
+    """A job's tokens and everything that decides the next one.  EngineError from the constructor
+    says why the job can't run."""
+
+    __slots__ = (
+        "alone_until",
+        "ending",
+        "grammar",
+        "n_cached",
+        "n_high",
+        "n_output",
+        "serial",
+        "spec",
+        "text",
+        "tokens",
+    )
+
+    def __init__(self, spec: JobSpec, model: Model, serial: int) -> None:
+        n_cells = model.info.slot_tokens
+        if not 0 < len(spec.tokens) < n_cells:
+            raise EngineError(
+                f"{len(spec.tokens)} tokens to read, a slot takes 1 to {n_cells - 1} and an answer"
+            )
+        if spec.max_tokens < 1:
+            raise EngineError(f"max_tokens is {spec.max_tokens}, at least 1 is needed")
+        if not all(spec.stop):
+            raise EngineError("an empty stop string would end every job at once")
+        self.spec = spec
+        self.serial = serial  # the order of arrival, for prefill
+        self.tokens = spec.tokens[:]
+        self.n_output = 0  # tokens sampled, which is also the number of the next draw
+        self.n_high = 0  # high-water mark: positions below it were read (or found read) before
+        self.n_cached: int | None = None  # found read at its first step; None before that
+        self.alone_until = 0  # below this position it decodes alone: it was in a failed call
+        self.ending: Ending | None = None
+        self.text = TextStream(model, spec.stop)
+        self.grammar = None if spec.grammar is None else model.grammar(spec.grammar)
+
+    def note_read(self, start: int, end: int) -> tuple[int, int]:
+        """Positions start to end-1 were read: how many of the prompt's for the first time, and how
+        many (of prompt and output) once more."""
+        first_new = max(start, self.n_high)
+        n_prompt = max(0, min(end, len(self.spec.tokens)) - first_new)
+        n_again = max(0, min(end, self.n_high) - start)
+        self.n_high = max(self.n_high, end)
+        return n_prompt, n_again
+
+    def say(self, model: Model, row: Logits) -> Words | None:
+        """Choose the next token from the row of the last one; sets ``ending`` when it is the end.
+        EngineError: this job can't go on."""
+        token = self._choose(model, row)
+        if token in model.info.eog:
+            return self._end("stop")
+        logprob = self._logprob(model, row, token) if self.spec.n_logprobs else None
+        self.tokens.append(token)
+        self.n_output += 1
+        words = self.text.push(token, logprob)
+        if self.text.stop_string is not None:
+            self.ending = Ending(self.spec.job, "stop_string", self.text.stop_string)
+            return words
+        is_full = len(self.tokens) >= model.info.slot_tokens
+        if self.n_output < self.spec.max_tokens and not is_full:
+            return words
+        rest = self._end("stop" if self._can_only_end(model, row) else "length")
+        return _joined(words, rest)
+
+    def fail(self, error: str) -> None:
+        self.ending = Ending(self.spec.job, "failed", error=error)
+
+    def close(self) -> None:
+        if self.grammar is not None:
+            self.grammar.close()
+            self.grammar = None
+
+    def _choose(self, model: Model, row: Logits) -> int:
+        if self.spec.ignore_eos:
+            row = row.copy()
+            row[list(model.info.eog)] = -np.inf
+        recent = self.tokens[-PENALTY_WINDOW:]
+        sampling = self.spec.sampling
+        token = model.sample(row, sampling, recent, self.n_output)
+        if self.grammar is None:
+            return token
+        if not self.grammar.allows(token):
+            row = self.grammar.mask(row)
+            if not np.isfinite(row).any():
+                raise EngineError(f"the grammar allows no token after {self.n_output} tokens")
+            token = model.sample(row, sampling, recent, self.n_output)
+        self.grammar.accept(token)
+        return token
+
+    def _can_only_end(self, model: Model, row: Logits) -> bool:
+        """Whether the answer is complete although its length ran out: the grammar has no more."""
+        eog = model.info.eog
+        if self.grammar is None or not any(map(self.grammar.allows, eog)):
+            return False
+        allowed = np.flatnonzero(np.isfinite(self.grammar.mask(row)))
+        return set(allowed.tolist()) <= eog
+
+    def _end(self, finish: str) -> Words | None:
+        self.ending = Ending(self.spec.job, finish)
+        return self.text.finish()
+
+    def _logprob(self, model: Model, row: Logits, token: int) -> TokenLogprob:
+        values = row.astype(np.float64)
+        values -= values.max()
+        values -= np.log(np.exp(values).sum())
+        n_top = min(self.spec.n_logprobs, len(values))
+        top = np.argpartition(-values, n_top - 1)[:n_top]
+        order = np.lexsort((top, -values[top]))  # by probability, the lower id first if equal
+        return TokenLogprob(
+            token,
+            _shown(model, token),
+            float(values[token]),
+            tuple((int(t), _shown(model, int(t)), float(values[t])) for t in top[order]),
+        )
+
+
+def _shown(model: Model, token: int) -> str:
+    return model.piece(token).decode(errors="replace")
+
+
+def _joined(first: Words | None, second: Words | None) -> Words | None:
+    if first is None or second is None:
+        return first or second
+    return Words(
+        first.text + second.text, first.tokens + second.tokens, first.logprobs + second.logprobs
+    )
