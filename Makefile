@@ -1,0 +1,49 @@
+# One target per thing a person does here.  The work of setting up is in scripts/setup.py.
+
+# The first of these that runs and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint bench clean distclean
+
+help:
+	@echo 'make demo       set up, then eight agents on one model, live: round robin, then FIFO'
+	@echo 'make test       set up, then every test, the slow ones too'
+	@echo 'make check      set up, then formatter, linters, types, layers and the quick tests'
+	@echo 'make lint       the same without the tests'
+	@echo 'make setup      .venv with everything pinned; .venv/bin/aiosd and .venv/bin/aiosctl'
+	@echo 'make bench      the benchmarks (about half an hour; builds a peer first)'
+	@echo 'make clean      remove caches and build output'
+	@echo 'make distclean  remove .venv as well'
+
+setup:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is missing; on Debian or Ubuntu:' \
+		'sudo apt install python3 python3-venv' >&2; exit 1; }
+	@$(PYTHON) scripts/setup.py
+
+demo: setup
+	@.venv/bin/python -m aiosd.demo
+
+test: setup
+	@.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m mypy
+	.venv/bin/lint-imports
+
+check: lint
+	.venv/bin/python -m pytest -m 'not slow'
+
+bench: setup
+	.venv/bin/python -m benchmarks
+
+clean:
+	rm -rf build dist out *.egg-info sdk/build sdk/*.egg-info sdk/src/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find aiosd aiosctl sdk tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv
