@@ -1,0 +1,118 @@
+"""Decode throughput at 1 to 32 lanes, through the daemon and its socket, beside llama.cpp's own
+llama-batched-bench with the same file, threads, KV types and layout at the same depth.
+
+How the daemon is measured: n agents stream n equal greedy jobs.  The time counted begins when the
+last of them has shown its first token, so that all prompts are read, and ends when the first of
+them has shown its last; the tokens counted are those that arrived between.  The peer counts
+decoding alone too, and doesn't sample; the daemon samples (greedily), and makes text and messages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiosd.demo.daemon import Flags, PrivateDaemon
+from benchmarks import peer
+from benchmarks.common import (
+    MODEL_NAME,
+    Options,
+    Series,
+    Spread,
+    model_path,
+    n_cores,
+    plot,
+    print_table,
+    save,
+)
+from benchmarks.load import JobTimes, run_jobs
+
+LANES = (1, 4, 8, 16, 32)
+SLOT_TOKENS = 512
+N_PROMPT = 64
+N_OUTPUT = 160
+TARGET = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens per second over all lanes; ratio: the median of the pairs' ratios."""
+
+    n_lanes: int
+    aiosd: Spread
+    llama_cpp: Spread
+    ratio: float
+    n_threads: int
+
+
+def main(options: Options) -> None:
+    program = peer.build(options)
+    model = model_path()
+    lanes = LANES[:2] if options.is_quick else LANES
+    rows = [measure(program, model, n_lanes, options) for n_lanes in lanes]
+    save("decode", options, rows)
+    print_table(
+        f"Decode, tokens per second over all lanes ({MODEL_NAME}, depth {N_PROMPT} to "
+        f"{N_PROMPT + N_OUTPUT}, {rows[0].n_threads} threads)",
+        ("lanes", "aiosd", "llama-batched-bench", "ratio"),
+        [(f"{r.n_lanes}", f"{r.aiosd}", f"{r.llama_cpp}", f"{r.ratio:.3f}") for r in rows],
+    )
+    worst = min(rows, key=lambda row: row.ratio)
+    print(f"worst: {worst.ratio:.3f} at {worst.n_lanes} lanes, target {TARGET}")
+    plot(
+        "decode",
+        options,
+        title="Decode throughput",
+        x_label="lanes",
+        y_label="tokens per second",
+        series=[
+            Series("llama-batched-bench", lanes, [r.llama_cpp.median for r in rows]),
+            Series("aiosd, through its socket", lanes, [r.aiosd.median for r in rows]),
+        ],
+    )
+
+
+def measure(program: Path, model: Path, n_lanes: int, options: Options) -> Row:
+    """Both in turns, so that a slow minute of the machine slows both."""
+    n_output = 16 if options.is_quick else N_OUTPUT
+    n_threads = n_cores()
+    ours, theirs = [], []
+    for _ in range(options.n_runs):
+        figures = peer.run(
+            program,
+            model,
+            n_lanes=n_lanes,
+            n_prompt=N_PROMPT,
+            n_output=n_output,
+            n_threads=n_threads,
+            slot_tokens=SLOT_TOKENS,
+        )
+        theirs.append(figures.decode_tokens_per_s)
+        ours.append(through_the_daemon(model, n_lanes, n_output, n_threads))
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return Row(n_lanes, Spread.of(ours), Spread.of(theirs), Spread.of(ratios).median, n_threads)
+
+
+def through_the_daemon(model: Path, n_lanes: int, n_output: int, n_threads: int) -> float:
+    """Tokens per second of a fresh daemon with as many slots as lanes."""
+    flags: Flags = {
+        "model": str(model),
+        "slots": n_lanes,
+        "lanes": n_lanes,
+        "slot-tokens": SLOT_TOKENS,
+        "threads": n_threads,
+        "policy": "fifo",
+    }
+    with PrivateDaemon(flags) as daemon:
+        run_jobs(daemon.socket, n_jobs=n_lanes, n_prompt=8, n_output=4)  # as the peer warms up
+        return steady_tokens_per_s(
+            run_jobs(daemon.socket, n_jobs=n_lanes, n_prompt=N_PROMPT, n_output=n_output)
+        )
+
+
+def steady_tokens_per_s(jobs: list[JobTimes]) -> float:
+    """Tokens per second while all of the jobs were generating."""
+    began_s = max(job.arrivals[0][0] for job in jobs)
+    ended_s = min(job.arrivals[-1][0] for job in jobs)
+    n_tokens = sum(n for job in jobs for when_s, n in job.arrivals if began_s < when_s <= ended_s)
+    return n_tokens / (ended_s - began_s)
