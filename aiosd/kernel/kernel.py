@@ -189,11 +189,8 @@ class Kernel:
 
     def _come_home(self, reports: tuple[LaneReport, ...], now_ns: int) -> list[ev.Action]:
         lanes = self.lanes
+        _check_reports(reports, lanes)
         by_job = {report.job: report for report in reports}
-        if not lanes or sorted(report.job for report in reports) != sorted(
-            lane.job for lane in lanes
-        ):
-            raise ValueError(f"a Run of {sorted(by_job)} came home, under way was {lanes}")
         self._flight = None
         self._came_home = frozenset(by_job)
         actions: list[ev.Action] = []
@@ -256,7 +253,7 @@ class Kernel:
         for job in chosen:
             self._table.enter(job, JobState.RUNNING, now_ns)
         bounds = [tokens for tokens in allowances.values() if tokens is not None]
-        actions, evicted = self._residency.seat(
+        slots, actions, evicted = self._residency.seat(
             [job.context for job in chosen],
             claim=lambda context: self._claim(context, len(chosen)),
             n_steps=sum(bounds) // len(bounds) if bounds else None,
@@ -272,8 +269,7 @@ class Kernel:
             actions += self._tell_running(job, now_ns)
         lanes = [
             Lane(job.id, job.context, slot, allowances[job.id])
-            for job in chosen
-            if (slot := self.slot_of(job.context)) is not None
+            for job, slot in zip(chosen, slots, strict=True)
         ]
         lanes.sort(key=lambda lane: lane.slot)
         self._flight = _Flight(tuple(lanes), is_bounded)
@@ -346,6 +342,9 @@ class Kernel:
         on_lanes = [job.id for job in self.jobs.values() if self._is_lane(job)]
         if sorted(on_lanes) != sorted(lane.job for lane in self.lanes):
             raise AssertionError(f"jobs {on_lanes} run, the lanes are {self.lanes}")
+        slots = [lane.slot for lane in self.lanes]
+        if slots != sorted(set(slots)):
+            raise AssertionError(f"lanes in the slots {slots}: not sorted, or not different")
         for lane in self.lanes:
             if self.slot_of(lane.context) != lane.slot:
                 raise AssertionError(f"{lane} is not where its context is")
@@ -378,3 +377,14 @@ class Kernel:
 def _check_lanes(n_lanes: int, n_slots: int) -> None:
     if not 1 <= n_lanes <= n_slots:
         raise ValueError(f"n_lanes is {n_lanes}, it must be from 1 to the {n_slots} slots")
+
+
+def _check_reports(reports: tuple[LaneReport, ...], lanes: tuple[Lane, ...]) -> None:
+    came_home = sorted(report.job for report in reports)
+    under_way = sorted(lane.job for lane in lanes)
+    if not lanes or came_home != under_way:
+        raise ValueError(f"a Run of {came_home} came home, under way was {under_way}")
+    for report in reports:
+        is_known = report.outcome in (None, Outcome.DONE, Outcome.FAILED)
+        if report.n_prompt < 0 or report.n_output < 0 or not is_known:
+            raise ValueError(f"a lane can't have done this: {report}")

@@ -43,7 +43,7 @@ class Use(enum.IntEnum):
     LANE = 5  # one of the lanes to be placed: never taken
 
 
-EVICTION_COST = {Use.FREE: 0, Use.IDLE: 512, Use.WAITING: 1024, Use.READY: 1536, Use.SOON: 8192}
+EVICTION_COST = {Use.FREE: 0, Use.IDLE: 1024, Use.WAITING: 1536, Use.READY: 2048, Use.SOON: 8192}
 """Saving it now, loading it again if and when it is wanted.  By kind and not by size: the size
 of a context whose job the kernel didn't see is unknown, and a lost snapshot costs far more."""
 

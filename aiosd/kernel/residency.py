@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from aiosd.kernel.events import Action, Clear, Load, Move, Save
 from aiosd.kernel.model import ContextId, JobId, SlotId
-from aiosd.kernel.placement import FREE, LANE, Claim, Seat, place
+from aiosd.kernel.placement import FREE, LANE, Claim, Plan, Seat, place
 
 
 @dataclass(slots=True)
@@ -78,8 +78,9 @@ class Residency:
         claim: Callable[[Context], Claim],
         n_steps: int | None,
         run: int,
-    ) -> tuple[list[Action], list[Context]]:
-        """Bring the contexts into slots, neighbours if that pays; returns who lost its slot too.
+    ) -> tuple[Plan, list[Action], list[Context]]:
+        """Bring the contexts into slots, neighbours if that pays: each one's slot, what to do for
+        it, and who lost its slot.
 
         claim says how much a context that isn't a lane is wanted; n_steps: see place(); run is
         the number of the Run they are wanted for.
@@ -103,7 +104,7 @@ class Residency:
             self._slots[slot], ctx.slot, ctx.was_resident = ctx.id, slot, True
         for ctx in chosen:
             ctx.last_run = run
-        return actions, evicted
+        return plan, actions, evicted
 
     def _evict(self, slots: Sequence[SlotId], actions: list[Action]) -> list[Context]:
         evicted: list[Context] = []
