@@ -1,0 +1,128 @@
+"""The daemon's command line: flags over the config file over defaults, then serve until stopped.
+
+Exit codes: 0 stopped in order, 1 can't serve (the reason is the last line), 2 usage or config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from aiosd import __version__, config, logs
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `aiosd` command."""
+    args = vars(_parser().parse_args(argv))
+    file, is_check = args.pop("config"), args.pop("check_config")
+    try:
+        settings = config.load(file, args)
+    except config.ConfigError as error:
+        print(f"aiosd: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
+        sys.exit(2)
+    if is_check:
+        print(config.to_toml(settings), end="")  # noqa: T201 - what --check-config is for
+        sys.exit(0)
+    logs.configure(settings.log_level, settings.log_format)
+    code = 0
+    try:
+        _serve(settings)
+    except _refusals() as error:
+        logs.flush()
+        print(f"aiosd: {error}", file=sys.stderr)  # noqa: T201 - the last line says why
+        code = 1
+    logs.flush()
+    sys.exit(code)
+
+
+def _serve(settings: config.Config) -> None:
+    """Load the model and serve it."""
+    # Before anything imports llama_cpp: OpenMP reads its environment once, when it is loaded.
+    from aiosd.engine import threads
+
+    threads.set_environment()
+    import structlog
+    import uvloop
+
+    from aiosd.server import listener, startup
+    from aiosd.server.daemon import Daemon
+
+    listener.raise_descriptor_limit()
+    log = structlog.get_logger()
+    if settings.snapshot_files:
+        log.warning("snapshot_files_unused", why="parked contexts live in RAM in this version")
+    with listener.locked(Path(settings.state_dir)):
+        model = startup.load_model(settings)
+
+        async def run() -> None:
+            daemon = Daemon(settings, model)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                daemon.loop.add_signal_handler(number, daemon.stop)
+            await daemon.serve()
+
+        try:
+            uvloop.run(run())
+        finally:
+            model.close()
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The errors that say why the daemon can't serve; anything else is a bug with a traceback."""
+    from aiosd.engine.base import EngineError
+    from aiosd.engine.chat import TemplateError
+    from aiosd.models import ModelError
+    from aiosd.server.listener import ListenError
+
+    return (EngineError, ListenError, ModelError, TemplateError, asyncio.CancelledError)  # type: ignore[return-value]
+
+
+def _bytes(text: str) -> int:
+    try:
+        return config.parse_bytes(text)
+    except config.ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+_FLAGS = (
+    "socket", "state_dir", "models_dir", "model", "slots", "slot_tokens", "policy", "quantum",
+    "lanes", "threads", "kv", "snapshot_ram", "snapshot_files", "log_level", "log_format",
+)  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aiosd",
+        description="Share one local model among many agents over a Unix socket.",
+        epilog="Flags win over the config file, which wins over defaults. Talk to it with aiosctl.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file; see docs/CONFIG.md")
+    known = config.keys(config.Config)
+    for key in _FLAGS:
+        field, bounds = known[key]
+        kind = _bytes if bounds.is_bytes else int if field.type == "int" else str
+        default = bounds.default_text or field.default
+        parser.add_argument(
+            "--" + key.replace("_", "-"),
+            dest=key,
+            type=kind,
+            choices=bounds.choices or None,
+            metavar=bounds.metavar or None,
+            help=f"{bounds.summary} (default: {default})".replace("%", "%%"),
+        )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="validate, print what is in force as TOML, and exit",
+    )
+    parser.add_argument("--version", action="version", version=f"aiosd {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

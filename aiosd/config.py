@@ -1,0 +1,349 @@
+"""The configuration: defaults, then a TOML file, then flags, each bound checked once.
+
+Rule 1: an unknown key or a value past its bound is a ConfigError that names key, value and limit.
+Rule 2: every field of Config says what it is for; docs/CONFIG.md is made from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aios_sdk.paths import default_socket
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+class ConfigError(Exception):
+    """A configuration nobody can serve; str() says which key, what value and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a key may hold, and what a person should know of it."""
+
+    summary: str
+    low: int | float | None = None
+    high: int | float | None = None
+    choices: tuple[str, ...] = ()
+    is_bytes: bool = False
+    is_path: bool = False
+    metavar: str = ""
+    default_text: str = ""  # where the default is worked out at start
+
+
+def _key(default: Any, summary: str, **bounds: Any) -> Any:
+    return field(default=default, metadata={"bounds": Bounds(summary, **bounds)})
+
+
+def _data_home() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+
+
+def _state_home() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The [limits] table: how much of anything a peer may ask for."""
+
+    connections_per_uid: int = _key(
+        2048, "Connections one uid may hold; past it the connection is refused.", low=1, high=65536
+    )
+    calls_per_connection: int = _key(
+        256, "Calls in flight on one connection; past it a call is `busy`.", low=1, high=65536
+    )
+    jobs_per_uid: int = _key(
+        4096, "Jobs one uid may have queued or running; past it `busy`.", low=1, high=1_000_000
+    )
+    jobs: int = _key(16384, "Jobs of all uids together; past it `busy`.", low=1, high=1_000_000)
+    contexts_per_agent: int = _key(
+        1024, "Contexts one agent may keep; past it `quota_exceeded`.", low=1, high=1_000_000
+    )
+    contexts_per_uid: int = _key(
+        16384, "Contexts of all agents of one uid; past it `quota_exceeded`.", low=1, high=10**7
+    )
+    messages_per_context: int = _key(
+        10_000,
+        "Messages in one context: a template is rendered over all of them at each turn.",
+        low=1,
+        high=1_000_000,
+    )
+    frame_bytes: int = _key(
+        8 * MIB,
+        "One MessagePack frame: room for a long prompt, not for filling the memory.",
+        low=4 * KIB,
+        high=GIB,
+        is_bytes=True,
+    )
+    unread_bytes: int = _key(
+        256 * KIB,
+        "Unread output of one connection at which its streaming jobs stall.",
+        low=4 * KIB,
+        high=GIB,
+        is_bytes=True,
+    )
+    half_frame_s: int = _key(
+        30, "Time a peer may take to finish a frame it began.", low=1, high=86400
+    )
+    hello_s: int = _key(
+        30, "Time a new connection may take before it says sys.hello.", low=1, high=86400
+    )
+    max_tokens: int = _key(65536, "The largest max_tokens of one call.", low=1, high=10**7)
+    journal_events: int = _key(10_000, "Scheduler events kept for a bug report.", low=0, high=10**7)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All there is to set.  Field names are the keys of the TOML file; flags have dashes."""
+
+    socket: str = _key(
+        "",
+        "The Unix socket to serve on; its mode decides who may connect.",
+        is_path=True,
+        metavar="PATH",
+        default_text="$XDG_RUNTIME_DIR/aiosd/aiosd.sock",
+    )
+    socket_mode: int = _key(0o600, "The socket's file mode (0660 for a group).", low=0, high=0o777)
+    state_dir: str = _key(
+        "",
+        "Where the daemon keeps what it must not lose; one daemon per directory.",
+        is_path=True,
+        metavar="DIR",
+        default_text="$XDG_STATE_HOME/aiosd",
+    )
+    models_dir: str = _key(
+        "",
+        "Where models named without a path are looked for, before the ones that came along.",
+        is_path=True,
+        metavar="DIR",
+        default_text="$XDG_DATA_HOME/aiosd/models",
+    )
+    model: str = _key(
+        "smollm2-135m-instruct",
+        "A GGUF file by path (used unchanged), or a model by name.",
+        metavar="PATH|NAME",
+    )
+    slots: int = _key(
+        8,
+        "Contexts the model has room for at once (llama.cpp sequences).",
+        low=1,
+        high=256,
+        metavar="N",
+    )
+    slot_tokens: int = _key(
+        2048, "Tokens one slot holds: the context window.", low=64, high=1_048_576, metavar="N"
+    )
+    lanes: int = _key(
+        0,
+        "Jobs that step together; 0 means as many as there are slots.",
+        low=0,
+        high=256,
+        metavar="N",
+    )
+    policy: str = _key(
+        "rr",
+        "Who runs next.",
+        choices=("fifo", "rr"),
+    )
+    quantum: int = _key(
+        16,
+        "Tokens a job may take before the next in line (rr).",
+        low=1,
+        high=1_000_000,
+        metavar="N",
+    )
+    prefill_tokens: int = _key(
+        256,
+        "Prompt tokens read in one step, beside the lanes that talk.",
+        low=1,
+        high=65536,
+        metavar="N",
+    )
+    threads: int = _key(
+        0,
+        "Most threads llama.cpp may use; 0 means one per core. Fewer while neighbours are busy.",
+        low=0,
+        high=1024,
+        metavar="N",
+    )
+    kv: str = _key(
+        "exact",
+        "KV cache: `exact` (bf16/f16, results never depend on the schedule), `small` (q8_0, exact "
+        "too), `fast` (f16, quicker on very long prompts), `unified` (for GPUs); the last two "
+        "aren't exact.",
+        choices=("exact", "small", "fast", "unified"),
+    )
+    snapshot_ram: int = _key(
+        GIB,
+        "Memory for parked contexts; past it the least recently used are read again when needed.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+        metavar="BYTES",
+    )
+    snapshot_files: int = _key(
+        0,
+        "Disk space for parked contexts. Not used by this version: parked contexts live in RAM.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+        metavar="BYTES",
+    )
+    log_level: str = _key("info", "What is logged.", choices=("debug", "info", "warning", "error"))
+    log_format: str = _key(
+        "auto",
+        "How: for people (`console`), for machines (`json`).",
+        choices=("auto", "console", "json"),
+    )
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def n_lanes(self) -> int:
+        """Lanes in force: at most one per slot."""
+        return min(self.lanes or self.slots, self.slots)
+
+    @property
+    def n_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+_SUFFIXES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024**4}
+
+
+def parse_bytes(text: str) -> int:
+    """``"512M"``, ``"1.5GiB"``, ``"4096"`` -> bytes.  ConfigError if it is none of these."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise ConfigError(f"{text!r} is not a size; write a number of bytes, or 512M, 2G")
+    return int(float(match[1]) * _SUFFIXES[match[2].lower()])
+
+
+def keys(of: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], Bounds]]:
+    """The settable keys of Config or Limits, in order."""
+    return {
+        f.name: (f, f.metadata["bounds"]) for f in dataclasses.fields(of) if "bounds" in f.metadata
+    }
+
+
+def load(file: str | None, flags: Mapping[str, Any]) -> Config:
+    """What is in force: defaults, then the file's keys, then flags (None means not given).
+
+    Raises ConfigError for a missing or broken file, an unknown key, a wrong type, a value past
+    its bound, or lanes that outnumber slots.
+    """
+    table: dict[str, Any] = {}
+    if file is not None:
+        table = _read(Path(file))
+    where = f"{file}: " if file else ""
+    limits_table = table.pop("limits", {})
+    if not isinstance(limits_table, dict):
+        raise ConfigError(f"{where}limits is {limits_table!r}, expected a table [limits]")
+    limits = Limits(**_checked(Limits, limits_table, f"{where}limits."))
+    values = _checked(Config, table, where)
+    values.update(_checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
+    config = Config(limits=limits, **values)
+    if config.lanes > config.slots:
+        raise ConfigError(f"lanes is {config.lanes}, limit is the number of slots, {config.slots}")
+    return dataclasses.replace(
+        config,
+        socket=str(Path(config.socket or default_socket()).expanduser().absolute()),
+        state_dir=str(Path(config.state_dir or _state_home() / "aiosd").expanduser().absolute()),
+        models_dir=str(
+            Path(config.models_dir or _data_home() / "aiosd" / "models").expanduser().absolute()
+        ),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _checked(of: type[Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = keys(of)
+    checked = {}
+    for key, value in table.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"{where}{key}: no such key{hint}")
+        f, bounds = known[key]
+        checked[key] = _check(f"{where}{key}", value, f.type, bounds)
+    return checked
+
+
+def _check(name: str, value: Any, type_name: Any, bounds: Bounds) -> Any:
+    if bounds.is_bytes and isinstance(value, str):
+        value = parse_bytes(value)
+    if type_name == "int":
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name} is {value!r}, expected a whole number")
+        if bounds.low is not None and value < bounds.low:
+            raise ConfigError(f"{name} is {value}, the least is {bounds.low}")
+        if bounds.high is not None and value > bounds.high:
+            raise ConfigError(f"{name} is {value}, the limit is {bounds.high}")
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is {value!r}, expected text in quotes")
+    if "\0" in value:
+        raise ConfigError(f"{name} holds a NUL character")
+    if bounds.choices and value not in bounds.choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(bounds.choices)}")
+    return value
+
+
+def to_toml(config: Config) -> str:
+    """What is in force, as a TOML file that load() reads back to the same Config."""
+    lines = [f"{key} = {_toml(getattr(config, key), key)}" for key in keys(Config)]
+    lines += ["", "[limits]"]
+    lines += [f"{key} = {_toml(getattr(config.limits, key), key)}" for key in keys(Limits)]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any, key: str) -> str:
+    if key == "socket_mode":
+        return f"0o{value:03o}"
+    if isinstance(value, int):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def reference() -> str:
+    """docs/CONFIG.md: every key with its default, bounds and meaning."""
+    out = [
+        "# Configuration",
+        "",
+        "`aiosd --config FILE` reads TOML. The keys of the first table are flags too, with dashes",
+        "for underscores (but `socket_mode`); flags win over the file. `aiosd --check-config`",
+        'checks it all and prints what is in force. Sizes are bytes, or text such as `"512M"`.',
+        "",
+    ]
+    for title, of in (("## Keys", Config), ("## [limits]", Limits)):
+        out += [title, "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
+        for key, (f, b) in keys(of).items():
+            default = b.default_text or _toml(f.default, key)
+            if b.choices:
+                allowed = ", ".join(f"`{c}`" for c in b.choices)
+            elif b.low is not None:
+                allowed = f"{b.low} to {b.high}" + (" bytes" if b.is_bytes else "")
+            else:
+                allowed = "a path" if b.is_path else "text"
+            out.append(f"| `{key}` | `{default}` | {allowed} | {b.summary} |")
+        out.append("")
+    return "\n".join(out)

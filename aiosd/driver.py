@@ -1,0 +1,216 @@
+"""Carries out the kernel's actions and tells it what happened; the only caller of Kernel.handle.
+
+Rule 1: everything here runs on the event loop.  The engine thread's messages come in through
+from_engine(), by call_soon_threadsafe.
+Rule 2: no re-entrancy.  A socket write can call back synchronously (pause_writing), so post()
+appends to an inbox and returns if a drain is under way.
+Rule 3: the driver holds each job's words until its call takes them; the kernel never sees them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from aios_sdk.errors import Busy
+from aiosd.engine import thread
+from aiosd.engine.base import Ending, JobSpec, Output, TokenLogprob
+from aiosd.engine.thread import Close, EngineDied, EngineThread, Forget, Open, Progress, RunHome
+from aiosd.kernel import events as ev
+from aiosd.kernel.kernel import Kernel
+from aiosd.kernel.model import AgentId, ContextId, Cost, JobId, Outcome, Priority
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """How a job ended, with all the words it gave.  ending is None if the engine had no say."""
+
+    outcome: Outcome
+    ending: Ending | None
+    text: str
+    tokens: array[int]
+    logprobs: tuple[TokenLogprob, ...]
+    n_cached: int
+    cost: Cost
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """One job on the loop's side: what the engine needs, who listens, what it said so far."""
+
+    spec: JobSpec
+    agent: AgentId
+    priority: Priority
+    done: asyncio.Future[JobResult]
+    on_output: Callable[[Output], None] | None = None
+    on_state: Callable[[str, int | None], None] | None = None
+    is_open: bool = False  # the engine knows it
+    texts: list[str] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    ending: Ending | None = None
+    n_cached: int = 0
+
+
+class Driver:
+    """The shell around one Kernel and one EngineThread."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        engine: EngineThread,
+        *,
+        journal_events: int,
+        jobs_per_uid: int,
+        max_jobs: int,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.kernel = kernel
+        self.jobs: dict[JobId, JobRecord] = {}
+        self.journal: deque[tuple[int, ev.Event]] = deque(maxlen=journal_events)
+        self._engine = engine
+        self._clock_ns = clock_ns
+        self._jobs_per_uid = jobs_per_uid
+        self._max_jobs = max_jobs
+        self._n_by_uid: dict[int, int] = {}
+        self._inbox: deque[ev.Event] = deque()
+        self._is_draining = False
+        self._mean_job_ms = 1000.0  # a moving average, for retry_after_ms
+
+    # ------------------------------------------------------------ from the server
+
+    def submit(self, record: JobRecord) -> None:
+        """Queue a job.  Busy, with how long to wait, when a queue is full."""
+        self.check_room(record.agent.uid)
+        uid = record.agent.uid
+        self._n_by_uid[uid] = self._n_by_uid.get(uid, 0) + 1
+        self.jobs[record.spec.job] = record
+        self.post(ev.Submitted(record.spec.job, record.spec.context, record.agent, record.priority))
+
+    def check_room(self, uid: int) -> None:
+        """Busy if the uid, or the daemon, has as many jobs as it may."""
+        n_own = self._n_by_uid.get(uid, 0)
+        if n_own < self._jobs_per_uid and len(self.jobs) < self._max_jobs:
+            return
+        if n_own >= self._jobs_per_uid:
+            words = f"uid {uid} has {n_own} jobs, limit is {self._jobs_per_uid}"
+        else:
+            words = f"the daemon has as many jobs as it may, {self._max_jobs}"
+        retry_ms = max(50, int(self._mean_job_ms / self.kernel.n_lanes))
+        raise Busy(
+            f"{words}; try again in {retry_ms} ms",
+            retry_after_ms=retry_ms,
+            queue_depth=len(self.jobs),
+        )
+
+    def cancel(self, job: JobId, outcome: Outcome) -> None:
+        """End a job; its future resolves when no step works on it.  Unknown ids are ignored."""
+        if job in self.jobs:
+            self.post(ev.Cancelled(job, outcome))
+
+    def drop_context(self, context: ContextId) -> None:
+        """The context was deleted: free its slot and its snapshot."""
+        self.post(ev.ContextDropped(context))
+        self._engine.put(Forget(context))
+
+    def post(self, event: ev.Event) -> None:
+        """Tell the kernel, and do what it says; returns at once if that is already under way."""
+        self._inbox.append(event)
+        if self._is_draining:
+            return
+        self._is_draining = True
+        try:
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+        finally:
+            self._is_draining = False
+
+    # ------------------------------------------------------------ from the engine thread
+
+    def from_engine(self, message: thread.Message) -> None:
+        """A message of the engine thread, on the loop."""
+        match message:
+            case Progress():
+                self._progress(message)
+            case RunHome(lanes=lanes):
+                self.post(ev.RunDone(lanes))
+            case EngineDied(traceback=traceback):
+                log.error("engine_bug", traceback=traceback)
+
+    def _progress(self, progress: Progress) -> None:
+        for job, n_cached in progress.n_cached.items():
+            if record := self.jobs.get(job):
+                record.n_cached = n_cached
+        for job in progress.first_tokens:
+            if job in self.jobs:
+                self.post(ev.FirstToken(job))
+        for ending in progress.endings:
+            if record := self.jobs.get(ending.job):
+                record.ending = ending
+        for output in progress.outputs:
+            record = self.jobs.get(output.job)
+            if record is None:
+                continue  # cancelled meanwhile
+            record.texts.append(output.text)
+            record.tokens.extend(output.tokens)
+            record.logprobs.extend(output.logprobs)
+            if record.on_output is not None:
+                record.on_output(output)
+
+    # ------------------------------------------------------------ the kernel
+
+    def _handle(self, event: ev.Event) -> None:
+        now_ns = self._clock_ns()
+        self.journal.append((now_ns, event))
+        for action in self.kernel.handle(event, now_ns):
+            self._carry_out(action)
+
+    def _carry_out(self, action: ev.Action) -> None:
+        match action:
+            case ev.Run(lanes=lanes):
+                for lane in lanes:
+                    record = self.jobs[lane.job]
+                    if not record.is_open:
+                        record.is_open = True
+                        self._engine.put(Open(record.spec))
+                self._engine.put(action)
+            case ev.Save() | ev.Clear() | ev.Load() | ev.Move():
+                self._engine.put(action)
+            case ev.Interrupt():
+                self._engine.interrupt()
+            case ev.Tell(job=job, state=state, position=position):
+                record = self.jobs[job]
+                if record.on_state is not None:
+                    record.on_state(state, position)
+            case ev.Finish(job=job, outcome=outcome, cost=cost):
+                self._finish(job, outcome, cost)
+
+    def _finish(self, job: JobId, outcome: Outcome, cost: Cost) -> None:
+        record = self.jobs.pop(job)
+        uid = record.agent.uid
+        self._n_by_uid[uid] -= 1
+        if not self._n_by_uid[uid]:
+            del self._n_by_uid[uid]
+        if record.is_open:
+            self._engine.put(Close(job))
+        self._mean_job_ms += 0.1 * (cost.total_ns / 1e6 - self._mean_job_ms)
+        if not record.done.done():
+            record.done.set_result(
+                JobResult(
+                    outcome=outcome,
+                    ending=record.ending,
+                    text="".join(record.texts),
+                    tokens=record.tokens,
+                    logprobs=tuple(record.logprobs),
+                    n_cached=record.n_cached,
+                    cost=cost,
+                )
+            )

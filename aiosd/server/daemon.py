@@ -1,0 +1,213 @@
+"""The daemon: the only place that constructs things, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from aios_sdk import wire
+from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unavailable
+from aiosd import __version__
+from aiosd.config import Config
+from aiosd.driver import Driver
+from aiosd.engine.base import Model
+from aiosd.engine.chat import ChatTemplate
+from aiosd.engine.engine import Engine
+from aiosd.engine.thread import EngineThread, Message
+from aiosd.kernel import events as ev
+from aiosd.kernel.kernel import Kernel
+from aiosd.kernel.model import AgentId, JobId
+from aiosd.server import listener
+from aiosd.server.generate import now_ms
+from aiosd.server.prompts import Prompter
+from aiosd.server.session import Session
+from aiosd.server.syscalls import Syscalls
+from aiosd.services.agents import AgentRegistry
+from aiosd.services.context import ContextStore
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+DRAIN_S = 5.0  # how long clients may take to read their last words at shutdown
+ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
+N_WORKERS = 2  # threads that render and tokenise
+
+
+class Daemon:
+    """One model served on one socket."""
+
+    def __init__(
+        self, config: Config, model: Model, adapt: Callable[[], None] | None = None
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.is_stopping = False
+        self.started_ns = time.monotonic_ns()
+        info = model.info
+        self.loop = asyncio.get_running_loop()
+        self.tasks = asyncio.TaskGroup()
+        self.wire_limits = wire.Limits(frame_bytes=config.limits.frame_bytes)
+        self.contexts = ContextStore(
+            config.limits.contexts_per_agent, config.limits.contexts_per_uid
+        )
+        self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
+        self.prompter = Prompter(model, ChatTemplate.of_model(info))
+        self.engine = Engine(
+            model, snapshot_ram_bytes=config.snapshot_ram, prefill_tokens=config.prefill_tokens
+        )
+        self.thread = EngineThread(self.engine, self._post_from_engine, adapt)
+        self.driver = Driver(
+            Kernel(info.n_slots, config.n_lanes, config.policy, config.quantum),
+            self.thread,
+            journal_events=config.limits.journal_events,
+            jobs_per_uid=config.limits.jobs_per_uid,
+            max_jobs=config.limits.jobs,
+        )
+        self.syscalls = Syscalls(self)
+        self._sessions: dict[int, set[Session]] = {}
+        self._workers = ThreadPoolExecutor(N_WORKERS, thread_name_prefix="worker")
+        self._stop = asyncio.Event()
+        self._overflow_uid = _overflow_uid()
+
+    async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until stop(), then let everybody know, and leave."""
+        path = Path(self.config.socket)
+        sock, inode = listener.listen(path, self.config.socket_mode)
+        self.thread.start()
+        try:
+            async with self.tasks:
+                server = await self.loop.create_unix_server(
+                    lambda: Session(self), sock=sock, backlog=listener.BACKLOG
+                )
+                log.info(
+                    "ready", version=__version__, socket=str(path), pid=os.getpid(), **self._facts()
+                )
+                on_ready()
+                await self._stop.wait()
+                self.is_stopping = True
+                log.info("stopping", jobs=len(self.driver.jobs))
+                server.close()
+                listener.unlink_own(path, inode)
+                await self._drain()
+        finally:
+            if not self.thread.stop(ENGINE_STOP_S):
+                log.error("engine_stuck", waited_s=ENGINE_STOP_S)
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            log.info("stopped")
+
+    def stop(self) -> None:
+        """Begin an orderly shutdown."""
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        """End every call with `unavailable`, give clients a while to read it, then close."""
+        sessions = [s for group in self._sessions.values() for s in group]
+        for session in sessions:
+            for call in list(session.calls.values()):
+                call.end(Unavailable("the daemon is shutting down"))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while any(s.calls for s in sessions):
+                    waiting = [c.task for s in sessions for c in s.calls.values() if c.task]
+                    await asyncio.wait(waiting)
+        for session in sessions:
+            if session.transport is not None:
+                session.transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await asyncio.gather(*(s.gone.wait() for s in sessions))
+        for session in sessions:
+            if session.transport is not None:
+                session.transport.abort()
+
+    # ------------------------------------------------------------ for sessions and handlers
+
+    async def in_worker(self, work: Callable[[], T]) -> T:
+        """Run CPU work off the event loop."""
+        return await self.loop.run_in_executor(self._workers, work)
+
+    def stall(self, job: JobId, *, is_stalled: bool) -> None:
+        """The job's client stopped reading, or reads again."""
+        if job in self.driver.jobs:
+            self.driver.post(ev.OutputStalled(job) if is_stalled else ev.OutputDrained(job))
+
+    def refuses(self, uid: int) -> SyscallError | None:
+        """Why a new peer of this uid may not connect, if so."""
+        if self.is_stopping:
+            return Unavailable("the daemon is shutting down")
+        if uid == self._overflow_uid:
+            # Under a user namespace every foreign uid reads as this one: all users would be one.
+            return Denied(f"peers with the overflow uid {uid} can't be told apart")
+        limit = self.config.limits.connections_per_uid
+        n_open = len(self._sessions.get(uid, ()))
+        if n_open >= limit:
+            return QuotaExceeded(
+                f"uid {uid} has {n_open} connections, limit is {limit}", limit=limit, used=n_open
+            )
+        return None
+
+    def sessions_of(self, uid: int) -> set[Session]:
+        """The open connections of a uid."""
+        return self._sessions.setdefault(uid, set())
+
+    def session_entered(self, session: Session) -> None:
+        assert session.agent is not None
+        self.agents.enter(session.agent, now_ms()).n_connections += 1
+        log.debug("connected", session=session.id, uid=session.uid, agent=session.agent.name)
+
+    def session_left(self, session: Session) -> None:
+        assert session.agent is not None
+        agent = self.agents.enter(session.agent, now_ms())
+        agent.n_connections -= 1
+        self.agents.leave(session.agent)
+        if not self._sessions.get(session.uid):
+            self._sessions.pop(session.uid, None)
+
+    def kill(self, agent: AgentId, but_answer_first: Session) -> None:
+        """End the agent's connections and jobs, not its contexts.  The killer is answered first."""
+        for session in list(self._sessions.get(agent.uid, ())):
+            if session.agent != agent:
+                continue
+            for call in list(session.calls.values()):
+                call.end(Cancelled(f"agent {agent.name} was killed"))
+            if session.transport is None:
+                continue
+            if session is but_answer_first:
+                self.loop.call_soon(session.transport.close)
+            else:
+                session.transport.close()
+        log.info("agent_killed", agent=agent.name, uid=agent.uid)
+
+    # ------------------------------------------------------------ inside
+
+    def _post_from_engine(self, message: Message) -> None:
+        """Called on the engine thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+            self.loop.call_soon_threadsafe(self.driver.from_engine, message)
+
+    def _facts(self) -> dict[str, object]:
+        info, config = self.model.info, self.config
+        return {
+            "model": info.name,
+            "slots": info.n_slots,
+            "slot_tokens": info.slot_tokens,
+            "lanes": config.n_lanes,
+            "policy": config.policy,
+            "quantum": config.quantum,
+            "exact": info.is_exact,
+        }
+
+
+def _overflow_uid() -> int:
+    try:
+        return int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return 65534

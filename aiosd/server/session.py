@@ -1,0 +1,382 @@
+"""One connection: bytes in, calls out, answers back.
+
+Rule 1: everything a peer can get wrong becomes an error for that peer and nobody else.
+Rule 2: nothing is buffered without bound.  Past unread_bytes the connection's streaming jobs stall
+(a scheduling state); past HARD_FACTOR times that, its requests aren't read any more.
+Rule 3: a call ends exactly once: with a result, an error, or its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import struct
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+
+from aios_sdk import wire
+from aios_sdk.errors import (
+    Busy,
+    Cancelled,
+    DeadlineExceeded,
+    Denied,
+    Internal,
+    ProtocolError,
+    SyscallError,
+    TooLarge,
+    Unavailable,
+    UnknownMethod,
+)
+from aios_sdk.syscalls import TABLE
+from aiosd.kernel.model import AgentId, JobId, Outcome
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+
+log = structlog.get_logger()
+
+HARD_FACTOR = 16  # a stalled peer may still cancel; a peer that never reads may not flood
+
+_OUTCOMES: dict[type[SyscallError], Outcome] = {
+    DeadlineExceeded: Outcome.DEADLINE,
+    Unavailable: Outcome.UNAVAILABLE,
+}
+
+
+class Call:
+    """One request in flight."""
+
+    __slots__ = (
+        "arrived_ns",
+        "deadline",
+        "ended",
+        "id",
+        "job",
+        "method",
+        "params",
+        "session",
+        "tag",
+        "task",
+    )
+
+    def __init__(self, session: Session, id_: int, method: str, params: dict[str, Any]) -> None:
+        self.session = session
+        self.id = id_
+        self.method = method
+        self.params = params
+        self.tag = params.get("tag")
+        self.arrived_ns = time.monotonic_ns()
+        self.job: JobId | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.deadline: asyncio.TimerHandle | None = None
+        self.ended: SyscallError | None = None  # why it must end before its time
+
+    @property
+    def agent(self) -> AgentId:
+        agent = self.session.agent
+        assert agent is not None  # only sys.hello runs before hello
+        return agent
+
+    @property
+    def is_admin(self) -> bool:
+        return "admin" in self.session.rights
+
+    def emit(self, chunk: dict[str, Any]) -> None:
+        """Send a stream notification of this call."""
+        tagged = (
+            {"id": self.id, **chunk}
+            if self.tag is None
+            else {"id": self.id, "tag": self.tag, **chunk}
+        )
+        self.session.notify("stream", tagged)
+
+    def end(self, error: SyscallError) -> None:
+        """End the call early with this error; its work is dropped within one step."""
+        if self.ended is not None:
+            return
+        self.ended = error
+        if self.job is not None:
+            self.session.daemon.driver.cancel(
+                self.job, _OUTCOMES.get(type(error), Outcome.CANCELLED)
+            )
+        elif self.task is not None:
+            # Not at once: a task cancelled before its first step would never run its cleanup.
+            self.session.daemon.loop.call_soon(self.task.cancel)
+
+
+class Session(asyncio.Protocol):
+    """The shell around one wire.Decoder: a peer, its agent, its calls."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.id = "s" + secrets.token_hex(4)
+        self.uid = -1
+        self.pid = 0
+        self.agent: AgentId | None = None
+        self.rights: tuple[str, ...] = ()
+        self.is_stalled = False
+        self.calls: dict[int, Call] = {}
+        self.transport: asyncio.Transport | None = None
+        self.gone = asyncio.Event()  # the connection has ended
+        self._limits = daemon.config.limits
+        self._decoder = wire.Decoder(daemon.wire_limits)
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_reading_paused = False
+
+    # ------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the interface without the base class.
+        self.transport = transport = cast(asyncio.Transport, transport)
+        self.pid, self.uid = peer_credentials(transport)
+        if reason := self.daemon.refuses(self.uid):
+            self.close_with(reason)
+            return
+        self.daemon.sessions_of(self.uid).add(self)
+        transport.set_write_buffer_limits(high=self._limits.unread_bytes)
+        self._timer = self.daemon.loop.call_later(self._limits.hello_s, self._no_hello)
+
+    def data_received(self, data: bytes) -> None:
+        fault: wire.WireError | None = None
+        try:
+            messages = self._decoder.feed(data)
+        except wire.WireError as error:
+            fault, messages = error, error.messages
+        for message in messages:
+            self._on_message(message)
+        if fault is not None:
+            kind = TooLarge if "limit" in str(fault) else ProtocolError
+            self.close_with(kind(str(fault)))
+        else:
+            self._watch_half_frame()
+
+    def pause_writing(self) -> None:
+        self.is_stalled = True
+        for call in self.calls.values():
+            if call.job is not None and call.params.get("stream"):
+                self.daemon.stall(call.job, is_stalled=True)
+
+    def resume_writing(self) -> None:
+        self.is_stalled = False
+        if self._is_reading_paused and self.transport is not None:
+            self._is_reading_paused = False
+            self.transport.resume_reading()
+        for call in self.calls.values():
+            if call.job is not None and call.params.get("stream"):
+                self.daemon.stall(call.job, is_stalled=False)
+
+    def eof_received(self) -> bool:
+        return False  # a client that shuts its writing side is gone
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's interface
+        self.transport = None
+        self.gone.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.daemon.sessions_of(self.uid).discard(self)
+        for call in list(self.calls.values()):
+            call.end(Cancelled("the connection is gone"))
+        if self.agent is not None:
+            self.daemon.session_left(self)
+            log.debug("disconnected", session=self.id, uid=self.uid, agent=self.agent.name)
+
+    # ------------------------------------------------------------ out
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        self._write(wire.encode_notification(method, params))
+
+    def close_with(self, error: SyscallError) -> None:
+        """One error frame, if the peer still reads, and the end of the connection."""
+        log.info("refused", session=self.id, uid=self.uid, code=error.code, reason=error.message)
+        self.notify("error", {"code": error.code, "message": error.message})
+        if self.transport is not None:
+            self.transport.close()
+
+    def _write(self, data: bytes) -> None:
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(data)
+        if (
+            self.is_stalled
+            and not self._is_reading_paused
+            and transport.get_write_buffer_size() > HARD_FACTOR * self._limits.unread_bytes
+        ):
+            self._is_reading_paused = True
+            transport.pause_reading()
+
+    # ------------------------------------------------------------ in
+
+    def _no_hello(self) -> None:
+        self._timer = None
+        if self.agent is None:
+            self.close_with(ProtocolError(f"no sys.hello within {self._limits.hello_s} s"))
+        else:
+            self._watch_half_frame()
+
+    def _watch_half_frame(self) -> None:
+        """A timer runs while, and only while, part of a frame is waiting for the rest."""
+        if self.agent is None:
+            return  # the hello timer covers it
+        if not self._decoder.buffered_bytes:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        elif self._timer is None:
+            self._timer = self.daemon.loop.call_later(self._limits.half_frame_s, self._half_frame)
+
+    def _half_frame(self) -> None:
+        self._timer = None
+        if self._decoder.buffered_bytes:
+            self.close_with(
+                ProtocolError(
+                    f"a frame of which {self._decoder.buffered_bytes} bytes came was not finished "
+                    f"within {self._limits.half_frame_s} s"
+                )
+            )
+
+    def _on_message(self, message: wire.Message) -> None:
+        match message:
+            case wire.Request(id=id_, method=method, params=params):
+                self._on_request(id_, method, params)
+            case wire.Notification(method="cancel", params=params):
+                self._on_cancel(params)
+            case wire.Malformed(id=None, message=words):
+                self.notify("error", {"code": "protocol", "message": words})
+            case wire.Malformed(id=id_, message=words):
+                assert id_ is not None
+                if id_ in self.calls:
+                    self.notify("error", {"code": "protocol", "message": words})
+                else:
+                    self._write(wire.encode_response(id_, ProtocolError(words).to_wire(), None))
+            case wire.Notification(method=method):
+                words = f"notification {method[:64]!r} means nothing here; expected 'cancel'"
+                self.notify("error", {"code": "protocol", "message": words})
+            case wire.Response(id=id_):
+                words = f"response to {id_}, which nobody asked for"
+                self.notify("error", {"code": "protocol", "message": words})
+
+    def _on_cancel(self, params: object) -> None:
+        """A cancel that finds nothing is a race, not an error: its call has just ended."""
+        if not isinstance(params, dict) or not ({"id", "tag"} & params.keys()):
+            self.notify("error", {"code": "protocol", "message": "cancel needs {id} or {tag}"})
+            return
+        if "id" in params:
+            id_ = params["id"]
+            found = [self.calls[id_]] if isinstance(id_, int) and id_ in self.calls else []
+        else:
+            tag = params["tag"]
+            found = [c for c in self.calls.values() if c.tag is not None and c.tag == tag]
+        for call in found:
+            call.end(Cancelled("cancelled by its caller"))
+
+    def _on_request(self, id_: int, method: str, params: object) -> None:
+        if id_ in self.calls:
+            words = f"id {id_} is already in flight on this connection"
+            self.notify("error", {"code": "protocol", "message": words})
+            return
+        try:
+            call = self._admit(id_, method, params)
+            result = self.daemon.syscalls.handlers[method](call)
+        except SyscallError as error:
+            self._answer(id_, error.to_wire(), None)
+            self._log(method, time.monotonic_ns(), error.code)
+        except Exception:
+            self._answer(id_, _bug(method).to_wire(), None)
+        else:
+            if isinstance(result, dict):
+                self._answer(id_, None, result)
+                self._log(method, call.arrived_ns, "ok")
+            else:
+                self.calls[id_] = call
+                if "deadline_ms" in call.params:
+                    delay_ms = call.params["deadline_ms"]
+                    late = DeadlineExceeded(
+                        f"not done within its {delay_ms} ms", deadline_ms=delay_ms
+                    )
+                    call.deadline = self.daemon.loop.call_later(delay_ms / 1000, call.end, late)
+                call.task = self.daemon.tasks.create_task(self._run(call, result))
+
+    def _admit(self, id_: int, method: str, params: object) -> Call:
+        """The call, if the peer may make it.  Raises what to answer otherwise."""
+        syscall = TABLE.get(method)
+        if syscall is None:
+            raise UnknownMethod(f"no syscall {method[:64]!r}; sys.describe lists them")
+        if self.agent is None and method != "sys.hello":
+            raise ProtocolError("say sys.hello {protocol: 1, agent: NAME} first")
+        if self.daemon.is_stopping:
+            raise Unavailable("the daemon is shutting down")
+        if len(self.calls) >= self._limits.calls_per_connection:
+            raise Busy(
+                f"{len(self.calls)} calls in flight on this connection, "
+                f"limit is {self._limits.calls_per_connection}",
+                retry_after_ms=100,
+                queue_depth=len(self.calls),
+            )
+        if syscall.right is not None and self.agent and syscall.right not in self.rights:
+            raise Denied(f"{method} needs the right {syscall.right!r}", right=syscall.right)
+        return Call(self, id_, method, syscall.validate(params))
+
+    async def _run(self, call: Call, result: Awaitable[dict[str, Any]]) -> None:
+        """One asynchronous call, from its first await to its answer."""
+        error: SyscallError | None = None
+        value: dict[str, Any] | None = None
+        try:
+            value = await result
+        except asyncio.CancelledError:
+            if call.ended is None:
+                raise  # the daemon is going down
+            error = call.ended
+        except SyscallError as raised:
+            error = raised
+        except Exception:
+            error = _bug(call.method)
+        finally:
+            if call.deadline is not None:
+                call.deadline.cancel()
+            self.calls.pop(call.id, None)
+        self._answer(call.id, error.to_wire() if error else None, value)
+        self._log(call.method, call.arrived_ns, error.code if error else "ok", job=call.job)
+
+    def _answer(
+        self, id_: int, error: dict[str, Any] | None, result: dict[str, Any] | None
+    ) -> None:
+        data = wire.encode_response(id_, error, result)
+        if len(data) > self._limits.frame_bytes:
+            words = f"the answer is {len(data)} bytes, limit is {self._limits.frame_bytes}"
+            data = wire.encode_response(id_, TooLarge(words).to_wire(), None)
+        self._write(data)
+
+    def _log(self, method: str, since_ns: int, outcome: str, **more: Any) -> None:
+        write = log.debug if method in ("sys.ping", "sys.status") and outcome == "ok" else log.info
+        write(
+            "syscall",
+            name=method,
+            agent=self.agent.name if self.agent else None,
+            uid=self.uid,
+            session=self.id,
+            outcome=outcome,
+            ms=round((time.monotonic_ns() - since_ns) / 1e6, 1),
+            **more,
+        )
+
+
+def _bug(method: str) -> Internal:
+    """Log the exception being handled; what the caller gets is an id to find it by."""
+    bug = secrets.token_hex(4)
+    log.exception("bug", id=bug, name=method)
+    return Internal(f"a bug of aiosd; its log has the details under id {bug}", id=bug)
+
+
+def peer_credentials(transport: asyncio.BaseTransport) -> tuple[int, int]:
+    """(pid, uid) of the peer when it connected.  Source: unix(7), SO_PEERCRED."""
+    peer = transport.get_extra_info("socket")
+    with socket.socket(fileno=socket.dup(peer.fileno())) as own:
+        pid, uid, _gid = struct.unpack(
+            "3i", own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        )
+    return pid, uid

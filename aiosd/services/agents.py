@@ -1,0 +1,43 @@
+"""Who is connected and what they have used: an Agent per (uid, name) while it has anything here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from aiosd.kernel.model import AgentId
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent's figures.  n_tokens: prompt tokens read and tokens given, over all its jobs."""
+
+    id: AgentId
+    since_ms: int
+    n_connections: int = 0
+    n_jobs: int = 0
+    n_tokens: int = 0
+
+
+class AgentRegistry:
+    """Agents with a connection, a job or a context; others are forgotten: names can't pile up."""
+
+    def __init__(self, has_contexts: Callable[[AgentId], bool]) -> None:
+        self._has_contexts = has_contexts
+        self._agents: dict[AgentId, Agent] = {}
+
+    def get(self, agent: AgentId) -> Agent | None:
+        return self._agents.get(agent)
+
+    def enter(self, agent: AgentId, now_ms: int) -> Agent:
+        """The agent's record, made if need be."""
+        return self._agents.setdefault(agent, Agent(agent, now_ms))
+
+    def leave(self, agent: AgentId) -> None:
+        """Forget the agent if it has nothing here any more."""
+        found = self._agents.get(agent)
+        if found and not (found.n_connections or found.n_jobs or self._has_contexts(agent)):
+            del self._agents[agent]
+
+    def all(self) -> Iterator[Agent]:
+        return iter(self._agents.values())

@@ -1,0 +1,76 @@
+"""The configuration: every bound, every source, every word of an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aiosd import config
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "aiosd.toml"
+    file.write_text("slots = 5\nquantum = 7\nsnapshot-ram = '3M'\n[limits]\nhello_s = 9\n")
+    got = config.load(str(file), {"slots": 6, "quantum": None})
+    assert (got.slots, got.quantum, got.threads) == (6, 7, 0)
+    assert got.snapshot_ram == 3 * 1024**2
+    assert got.limits.hello_s == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("slotz = 5", "slotz: no such key, did you mean slots?"),
+        ("slots = 0", "slots is 0, the least is 1"),
+        ("slots = 257", "slots is 257, the limit is 256"),
+        ("slots = true", "slots is True, expected a whole number"),
+        ("slots = '5'", "slots is '5', expected a whole number"),
+        ("model = 5", "model is 5, expected text in quotes"),
+        ("policy = 'lifo'", "policy is 'lifo', expected one of fifo, rr"),
+        ("snapshot_ram = 'much'", "'much' is not a size"),
+        ("slots = 2\nlanes = 3", "lanes is 3, limit is the number of slots, 2"),
+        ("[limits]\nhello = 1", "limits.hello: no such key, did you mean hello_s?"),
+        ("limits = 3", "limits is 3, expected a table [limits]"),
+        ("slots = ", "Invalid value"),
+    ],
+)
+def test_a_bad_file_is_refused_with_words(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "aiosd.toml"
+    file.write_text(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(file), {})
+    assert words in str(caught.value)
+
+
+def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match=r"nowhere\.toml: No such file"):
+        config.load(str(tmp_path / "nowhere.toml"), {})
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("0", 0),
+        ("4096", 4096),
+        ("512M", 512 * 1024**2),
+        ("1.5GiB", 3 * 1024**3 // 2),
+        ("2kb", 2048),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, n_bytes: int) -> None:
+    assert config.parse_bytes(text) == n_bytes
+
+
+def test_what_check_config_prints_reads_back_to_the_same(tmp_path: Path) -> None:
+    given = config.load(None, {"slots": 3, "policy": "fifo", "model": 'a"b\\c'})
+    file = tmp_path / "out.toml"
+    file.write_text(config.to_toml(given))
+    assert config.load(str(file), {}) == given
+
+
+def test_the_reference_page_is_what_the_code_says() -> None:
+    page = (ROOT / "docs" / "CONFIG.md").read_text()
+    assert page == config.reference(), "run: python -m tests.make_docs"
