@@ -1,1 +1,139 @@
-"""The socket SDK of aiosd."""
+"""The client of aiosd, the operating system for LLM agents.
+
+    from aios_sdk import Client
+
+    with Client(agent="poet") as client:
+        for text in client.generate_stream("Once upon a time"):
+            print(text, end="")
+
+Names are loaded when they are first used: importing this package is cheap, and the blocking
+client never loads asyncio.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aios_sdk.aio import AsyncClient, AsyncContext
+    from aios_sdk.aiostream import AsyncStream, AsyncTextStream
+    from aios_sdk.client import Client, Context
+    from aios_sdk.errors import (
+        ERRORS,
+        AiosError,
+        Busy,
+        Cancelled,
+        ClientError,
+        ConnectionLost,
+        ContextFull,
+        DeadlineExceeded,
+        Denied,
+        EngineFailed,
+        Exists,
+        Internal,
+        InvalidParams,
+        NoDaemon,
+        NotFound,
+        ProtocolError,
+        QuotaExceeded,
+        SocketDenied,
+        SyscallError,
+        TooLarge,
+        ToolFailed,
+        Unavailable,
+        UnknownMethod,
+        VersionMismatch,
+    )
+    from aios_sdk.paths import default_socket
+    from aios_sdk.results import (
+        ChatMessage,
+        ContextInfo,
+        ContextText,
+        GenerateOptions,
+        Generation,
+        ModelInfo,
+        Usage,
+    )
+    from aios_sdk.stream import Stream, TextStream
+    from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ERRORS",
+    "PROTOCOL_VERSION",
+    "TABLE",
+    "AiosError",
+    "AsyncClient",
+    "AsyncContext",
+    "AsyncStream",
+    "AsyncTextStream",
+    "Busy",
+    "Cancelled",
+    "ChatMessage",
+    "Client",
+    "ClientError",
+    "ConnectionLost",
+    "Context",
+    "ContextFull",
+    "ContextInfo",
+    "ContextText",
+    "DeadlineExceeded",
+    "Denied",
+    "EngineFailed",
+    "Exists",
+    "GenerateOptions",
+    "Generation",
+    "Internal",
+    "InvalidParams",
+    "ModelInfo",
+    "NoDaemon",
+    "NotFound",
+    "ProtocolError",
+    "QuotaExceeded",
+    "SocketDenied",
+    "Stream",
+    "SyscallError",
+    "TextStream",
+    "TooLarge",
+    "ToolFailed",
+    "Unavailable",
+    "UnknownMethod",
+    "Usage",
+    "VersionMismatch",
+    "__version__",
+    "default_socket",
+]
+
+_HOMES = {
+    "aio": ("AsyncClient", "AsyncContext"),
+    "aiostream": ("AsyncStream", "AsyncTextStream"),
+    "client": ("Client", "Context"),
+    "paths": ("default_socket",),
+    "results": (
+        "ChatMessage",
+        "ContextInfo",
+        "ContextText",
+        "GenerateOptions",
+        "Generation",
+        "ModelInfo",
+        "Usage",
+    ),
+    "stream": ("Stream", "TextStream"),
+    "syscalls": ("PROTOCOL_VERSION", "TABLE"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOME.get(name, 'errors')}")
+    value: object = getattr(home, name)
+    globals()[name] = value  # found directly from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,181 @@
+"""What calls take and give, typed: for the editor and the type checker, and Generation for use.
+
+Rule 1: the shapes repeat syscalls.TABLE; a test compares the two.
+Rule 2: a result of another shape than promised is ProtocolError, never a KeyError in user code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict
+
+from aios_sdk.errors import InvalidParams, ProtocolError
+from aios_sdk.types import shorten
+
+Priority = Literal["interactive", "normal", "background"]
+
+
+class ChatMessage(TypedDict):
+    role: str
+    content: str
+
+
+What = str | Sequence[ChatMessage] | Sequence[int]
+"""What to generate from: a prompt, messages, or tokens."""
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of generate(); what is absent is the daemon's default."""
+
+    model: str
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    stop: list[str]
+    schema: dict[str, object]
+    grammar: str
+    priority: Priority
+    ignore_eos: bool
+    logprobs: int
+    keep_partial: bool
+    deadline_ms: int
+    tag: str | int
+
+
+class ContextOptions(TypedDict, total=False):
+    """The keyword arguments of context()."""
+
+    name: str
+    model: str
+    system: str
+    messages: list[ChatMessage]
+
+
+class ModelInfo(TypedDict):
+    name: str
+    path: str
+    n_params: int
+    n_ctx_train: int
+    loaded: bool
+    kind: str
+
+
+class ContextInfo(TypedDict):
+    context: str
+    name: NotRequired[str]
+    agent: str
+    model: str
+    n_tokens: int
+    n_messages: int
+    residence: Literal["slot", "ram", "file", "tokens"]
+    snapshot_bytes: int
+    busy: bool
+    parent: NotRequired[str]
+    created_ms: int
+    used_ms: int
+
+
+class ContextText(TypedDict):
+    messages: list[ChatMessage]
+    tokens: NotRequired[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call cost.  prompt_tokens: what it appended; cached_tokens: what needed no reading."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    queue_ms: int
+    ttft_ms: int
+    total_ms: int
+    slices: int
+    parks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What llm.generate gave.  finish: "stop", "length" or "stop_string"."""
+
+    text: str
+    tokens: list[int]
+    finish: str
+    seed: int
+    job: str
+    usage: Usage
+    context: str | None = None
+    stop_string: str | None = None
+    logprobs: list[dict[str, object]] | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def from_wire(result: dict[str, object]) -> Generation:
+        match result:
+            case {
+                "text": str(text),
+                "tokens": list(tokens),
+                "finish": str(finish),
+                "seed": int(seed),
+                "job": str(job),
+                "usage": dict(usage),
+            }:
+                context, stop = result.get("context"), result.get("stop_string")
+                logprobs = result.get("logprobs")
+                return Generation(
+                    text,
+                    tokens,
+                    finish,
+                    seed,
+                    job,
+                    _usage(usage),
+                    context if isinstance(context, str) else None,
+                    stop if isinstance(stop, str) else None,
+                    logprobs if isinstance(logprobs, list) else None,
+                )
+        raise ProtocolError(f"llm.generate gave {sorted(result)}, which is no generation")
+
+
+def _usage(usage: dict[str, object]) -> Usage:
+    def count(name: str) -> int:
+        value = usage.get(name, 0)
+        return value if isinstance(value, int) else 0
+
+    return Usage(*[count(name) for name in Usage.__slots__])
+
+
+def what_params(what: What | None) -> dict[str, object]:
+    """{prompt} for a string, {messages} for a list of maps, {tokens} for a list of integers.
+
+    None: nothing, to go on from a context as it stands.
+    """
+    if what is None:
+        return {}
+    if isinstance(what, str):
+        return {"prompt": what}
+    items = list(what)
+    if items and isinstance(items[0], int):
+        return {"tokens": items}
+    if items and isinstance(items[0], dict):
+        return {"messages": items}
+    raise InvalidParams(
+        f"nothing to generate from in {shorten(what)}: give a string, messages or token ids",
+        field="prompt",
+    )
+
+
+def field(result: dict[str, object], name: str, kind: type) -> object:
+    """A key that the result of a call must have."""
+    value = result.get(name)
+    if not isinstance(value, kind):
+        raise ProtocolError(f"the result has no {name} of type {kind.__name__}: {sorted(result)}")
+    return value
