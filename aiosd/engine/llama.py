@@ -2,7 +2,7 @@
 
 Rule 1: whatever would end the process or poison the cache is checked here, before the call.
 Rule 2: everything but the Vocabulary members runs on the thread that owns the model.
-Rule 3: the environment for OpenMP must be set before this file is imported (threads.prepare).
+Rule 3: threads.set_environment() comes before the first import of this file.
 
 Two ways into the library.  Calls that compute (decode, snapshots, tokenising) release the GIL.
 Calls that take microseconds keep it (_quick): giving it up beside a busy event loop can cost a
@@ -37,6 +37,7 @@ from aiosd.engine.base import (
     Piece,
     Sampling,
 )
+from aiosd.engine.estimate import round_cells
 from aiosd.engine.gbnf import parse
 from aiosd.engine.grammar import TokenTable, VocabularyGrammar
 from aiosd.kernel.model import SlotId
@@ -48,7 +49,6 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_CHAINS = 64  # sampler chains kept, one per set of parameters in use
 MAX_SLOT_TOKENS = 2**20
 MAX_BATCH_TOKENS = 65536
-CELLS_STEP = 256  # llama.cpp rounds a slot's cells up to it
 
 _LOG_LEVELS = {
     3: "warning",
@@ -76,7 +76,7 @@ KV_LAYOUTS = {
     # K and V of different or quantised types always take the same path through attention; equal
     # f16 types take one of three, by how many rows come together, and round differently.
     "exact": KvLayout(False, _BF16, _F16, True),
-    "q8_0": KvLayout(False, _Q8_0, _Q8_0, True),
+    "small": KvLayout(False, _Q8_0, _Q8_0, True),
     "fast": KvLayout(False, _F16, _F16, False),
     "unified": KvLayout(True, _F16, _F16, False),
 }
@@ -155,11 +155,6 @@ def quantize(source: Path, target: Path, n_threads: int) -> None:
     )
     if code != 0:
         raise EngineError(f"{source} can't be quantised (code {code}): {_log.reason()}")
-
-
-def round_cells(slot_tokens: int) -> int:
-    """How many cells llama.cpp gives a slot that is to have this many."""
-    return -(-slot_tokens // CELLS_STEP) * CELLS_STEP
 
 
 class _Chains:
@@ -298,14 +293,15 @@ class LlamaModel:
     """One GGUF file with n_slots slots of slot_tokens cells.  EngineError: it can't be loaded, or
     it is of a kind whose contexts can't be saved and taken up again exactly.
 
-    slot_tokens is rounded up to CELLS_STEP.  With kv="unified" all slots share all cells, and a
-    slot may hold as many as there are.
+    slot_tokens is rounded up to a multiple of 256.  With kv="unified" all slots share all cells,
+    and a slot may hold as many as there are.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        name: str | None = None,
         n_slots: int = 8,
         slot_tokens: int = 2048,
         kv: str = "exact",
@@ -339,7 +335,9 @@ class LlamaModel:
             self._vocab = llama_cpp.llama_model_get_vocab(self._model)
             self._context = self._new_context(n_slots, slot_tokens, n_batch, n_threads, layout)
             self._memory = llama_cpp.llama_get_memory(self._context)
-            self._info = self._read_info(path, n_slots, kv, layout.is_exact and n_gpu_layers == 0)
+            self._info = self._read_info(
+                path, name or path.stem, n_slots, kv, layout.is_exact and n_gpu_layers == 0
+            )
         except BaseException:
             self.close()
             raise
@@ -373,7 +371,7 @@ class LlamaModel:
             )
         return context
 
-    def _read_info(self, path: Path, n_slots: int, kv: str, is_exact: bool) -> ModelInfo:
+    def _read_info(self, path: Path, name: str, n_slots: int, kv: str, is_exact: bool) -> ModelInfo:
         model, vocab = self._model, self._vocab
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
         tokens = range(n_vocab)
@@ -389,7 +387,7 @@ class LlamaModel:
             str(slot_tokens),
         )
         return ModelInfo(
-            name=path.stem,
+            name=name,
             path=str(path),
             n_params=llama_cpp.llama_model_n_params(model),
             n_vocab=n_vocab,

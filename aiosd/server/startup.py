@@ -9,7 +9,8 @@ import structlog
 from aiosd import models
 from aiosd.config import MIB, Config
 from aiosd.engine.base import EngineError, Model
-from aiosd.engine.llama import LlamaModel, estimate_bytes
+from aiosd.engine.estimate import estimate_bytes
+from aiosd.engine.llama import LlamaModel
 
 log = structlog.get_logger()
 
