@@ -171,6 +171,11 @@ class Piece:
 class Grammar(Protocol):
     """A compiled grammar and where it stands.  Belongs to one job; survives parking."""
 
+    @property
+    def is_complete(self) -> bool:
+        """Only an end token can follow, or one has."""
+        ...
+
     def allows(self, token: int) -> bool: ...
     def mask(self, logits: Logits) -> Logits:
         """A copy in which what the grammar forbids is -inf."""

@@ -134,9 +134,9 @@ class Engine:
         self._snapshots.forget(context)
         self._count_snapshots()
 
-    def snapshot_contexts(self) -> frozenset[ContextId]:
-        """The contexts that have a snapshot in RAM."""
-        return self._snapshots.contexts()
+    def snapshot_bytes(self, context: ContextId) -> int:
+        """The size of the context's snapshot in RAM, 0 if it has none.  Safe on any thread."""
+        return self._snapshots.n_bytes(context)
 
     def set_threads(self, n_threads: int) -> None:
         self.model.set_threads(n_threads)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from aiosd.engine import sampling as arithmetic
 from aiosd.engine.base import (
     EngineError,
     Grammar,
@@ -29,7 +30,8 @@ from aiosd.engine.base import (
     Piece,
     Sampling,
 )
-from aiosd.engine.fake_grammar import FakeGrammar, compile_gbnf
+from aiosd.engine.gbnf import parse
+from aiosd.engine.grammar import TokenTable, VocabularyGrammar
 from aiosd.kernel.model import SlotId
 
 CHAT_TEMPLATE = (
@@ -110,14 +112,6 @@ _TABLES = tuple(
 _COMPLETION = {_TOKEN_OF[half]: _TOKEN_OF[rest] for half, rest in _HALVES.items()}
 
 
-def _uniform(seed: int, index: int) -> float:
-    """The draw number ``index`` of a seed, in [0, 1): splitmix64, so nothing has to be replayed."""
-    z = (seed * 0xD1342543DE82EF95 + (index + 1) * _MULTIPLIER) & _MASK64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return ((z ^ (z >> 31)) >> 11) / 2.0**53
-
-
 @dataclass(slots=True)
 class _Slot:
     """One slot's cells: each holds its token and the hash of all tokens up to and with it."""
@@ -152,6 +146,9 @@ class FakeModel:
         self._liking[[END_OF_TEXT, IM_END]] += end_liking
         self._failing: Counter[SlotId] = Counter()
         self._is_closed = False
+        self._token_table = TokenTable(
+            [self.piece(token) for token in range(N_VOCAB)], (END_OF_TEXT, IM_END)
+        )
         self.delay_s = delay_s
         self.before_decode: Callable[[Sequence[Piece]], None] | None = None
         self.n_decodes = 0
@@ -187,7 +184,9 @@ class FakeModel:
             if special and part in _CONTROLS:
                 tokens.append(_FIRST_CONTROL + _CONTROLS.index(part))
             else:
-                tokens.extend(_TOKEN_OF[piece] for piece in _PLAIN.findall(part.encode()))
+                tokens.extend(
+                    _TOKEN_OF[piece] for piece in _PLAIN.findall(part.encode("utf-8", "replace"))
+                )
         return tokens
 
     def piece(self, token: int) -> bytes:
@@ -238,7 +237,7 @@ class FakeModel:
             if piece.slot in seen:
                 raise EngineError(f"slot {piece.slot} is in the batch twice")
             seen.add(piece.slot)
-            if not piece.tokens:
+            if not len(piece.tokens):
                 raise EngineError(f"empty piece for slot {piece.slot}")
             if piece.start != n_cells:
                 raise EngineError(
@@ -292,6 +291,8 @@ class FakeModel:
     def copy(self, source: SlotId, target: SlotId) -> None:
         cells = self._slot(source)
         self._slot(target)
+        if source == target:
+            return
         self._slots[target] = _Slot(cells.tokens[:], cells.hashes[:])
 
     def snapshot_bytes(self, slot: SlotId) -> int:
@@ -327,13 +328,16 @@ class FakeModel:
     # ---------------------------------------------------------------- sampling
 
     def sample(self, logits: Logits, sampling: Sampling, recent: Sequence[int], index: int) -> int:
-        logits = _penalized(logits, sampling, recent)
-        if sampling.temperature <= 0.0:
-            return int(logits.argmax())
+        arithmetic.check(sampling)
+        logits = arithmetic.penalized(logits, sampling, recent)
+        best = arithmetic.greedy(logits)
+        if sampling.temperature == 0.0 or sampling.top_k == 1:
+            return best
         order = np.argsort(-logits, kind="stable")  # the lower id first where logits are equal
         if 0 < sampling.top_k < len(order):
             order = order[: sampling.top_k]
         chosen = logits[order].astype(np.float64)
+        chosen = chosen[np.isfinite(chosen)]  # without what a grammar forbids
         shares = np.exp(chosen - chosen[0])
         if sampling.top_p < 1.0:
             total = np.cumsum(shares / shares.sum())
@@ -341,12 +345,18 @@ class FakeModel:
             chosen, shares = chosen[:n_kept], shares[:n_kept]
         if sampling.min_p > 0.0:
             chosen = chosen[shares >= sampling.min_p * shares[0]]
-        total = np.cumsum(np.exp((chosen - chosen[0]) / sampling.temperature))
-        place = np.searchsorted(total, _uniform(sampling.seed, index) * total[-1], side="right")
+        temperature = max(sampling.temperature, arithmetic.MIN_TEMPERATURE)
+        total = np.cumsum(np.exp((chosen - chosen[0]) / temperature))
+        draw = arithmetic.draw_seed(sampling.seed, index) / 2**32
+        place = np.searchsorted(total, draw * total[-1], side="right")
         return int(order[min(int(place), len(total) - 1)])
 
     def grammar(self, gbnf: str) -> Grammar:
-        return FakeGrammar(compile_gbnf(gbnf), self.piece, N_VOCAB, self._info.eog)
+        return VocabularyGrammar(parse(gbnf, self._token_of_text, N_VOCAB), self._token_table)
+
+    def _token_of_text(self, text: str) -> int | None:
+        tokens = self.tokenize(text, special=True)
+        return tokens[0] if len(tokens) == 1 else None
 
     # ---------------------------------------------------------------- the rest
 
@@ -357,18 +367,3 @@ class FakeModel:
 
     def close(self) -> None:
         self._is_closed = True
-
-
-def _penalized(logits: Logits, sampling: Sampling, recent: Sequence[int]) -> Logits:
-    """As llama.cpp's penalties sampler does it.  Source: llama-sampler.cpp, penalties_apply."""
-    repeat = sampling.repeat_penalty
-    if not recent or (
-        repeat == 1.0 and not sampling.presence_penalty and not sampling.frequency_penalty
-    ):
-        return logits
-    logits = logits.copy()
-    for token, count in Counter(recent).items():
-        value = float(logits[token])
-        value = value * repeat if value <= 0 else value / repeat
-        logits[token] = value - count * sampling.frequency_penalty - sampling.presence_penalty
-    return logits

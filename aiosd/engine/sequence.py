@@ -95,9 +95,12 @@ class Sequence:
             self.ending = Ending(self.spec.job, "stop_string", self.text.stop_string)
             return words
         is_full = len(self.tokens) >= model.info.slot_tokens
-        if self.n_output < self.spec.max_tokens and not is_full:
+        if self.grammar is not None and self.grammar.is_complete:
+            rest = self._end("stop")  # what the model would have to say next: an end token
+        elif self.n_output >= self.spec.max_tokens or is_full:
+            rest = self._end("length")
+        else:
             return words
-        rest = self._end("stop" if self._can_only_end(model, row) else "length")
         return _joined(words, rest)
 
     def fail(self, error: str) -> None:
@@ -119,19 +122,9 @@ class Sequence:
             return token
         if not self.grammar.allows(token):
             row = self.grammar.mask(row)
-            if not np.isfinite(row).any():
-                raise EngineError(f"the grammar allows no token after {self.n_output} tokens")
             token = model.sample(row, sampling, recent, self.n_output)
         self.grammar.accept(token)
         return token
-
-    def _can_only_end(self, model: Model, row: Logits) -> bool:
-        """Whether the answer is complete although its length ran out: the grammar has no more."""
-        eog = model.info.eog
-        if self.grammar is None or not any(map(self.grammar.allows, eog)):
-            return False
-        allowed = np.flatnonzero(np.isfinite(self.grammar.mask(row)))
-        return set(allowed.tolist()) <= eog
 
     def _end(self, finish: str) -> Words | None:
         self.ending = Ending(self.spec.job, finish)

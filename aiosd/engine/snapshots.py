@@ -55,8 +55,7 @@ class SnapshotStore:
             self.n_lost += 1
             return False
         try:
-            with memoryview(buffer) as view:
-                n_bytes = model.save(slot, view)
+            n_bytes = model.save(slot, memoryview(buffer))
         except EngineError:
             self._put_back(buffer)
             self.n_lost += 1
@@ -69,9 +68,8 @@ class SnapshotStore:
         held = self._held.get(context)
         if held is None:
             return None
-        with memoryview(held.buffer) as view, view[: held.n_bytes] as data:
-            is_whole = model.restore(slot, data) and model.n_cells(slot) == len(held.tokens)
-        if not is_whole:
+        data = memoryview(held.buffer)[: held.n_bytes]
+        if not model.restore(slot, data) or model.n_cells(slot) != len(held.tokens):
             model.truncate(slot, 0)
             self.forget(context)
             self.n_lost += 1
@@ -85,9 +83,10 @@ class SnapshotStore:
         if held is not None:
             self._put_back(held.buffer)
 
-    def contexts(self) -> frozenset[ContextId]:
-        """Those that have a snapshot now."""
-        return frozenset(self._held)
+    def n_bytes(self, context: ContextId) -> int:
+        """The size of the context's snapshot, 0 if it has none."""
+        held = self._held.get(context)
+        return 0 if held is None else held.n_bytes
 
     # ---------------------------------------------------------------- buffers
 

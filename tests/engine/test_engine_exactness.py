@@ -1,0 +1,89 @@
+"""Promise 1: scheduling never changes an answer.  Random schedules against the same jobs alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aiosd.engine.base import Model, Sampling
+from aiosd.engine.engine import Engine
+from aiosd.engine.fake import FakeModel
+from tests.engine.schedules import Turn, play, play_alone, seen
+
+STOPS = ("the", "Has", " a", "éü", "€", "\ufffd", "is it", "😀", "ing")
+GRAMMAR = 'root ::= "[" ([a-z]+ | [0-9]+) ("," [a-z ]+){0,3} "]"'
+
+
+def random_turn(rng: random.Random, model: Model) -> Turn:
+    text = " ".join(rng.choice(STOPS) for _ in range(rng.choice([1, 3, 12, 40])))
+    grammar = GRAMMAR if rng.random() < 0.15 else None
+    return Turn(
+        prompt=model.tokenize(f"<|im_start|>{rng.random():.3f} {text}", special=True),
+        max_tokens=rng.randint(1, 40),
+        sampling=Sampling(
+            temperature=rng.choice([0.0, 0.7, 1.5]),
+            repeat_penalty=rng.choice([1.0, 1.3]),
+            presence_penalty=rng.choice([0.0, 0.5]),
+            seed=rng.randrange(2**32 - 1),
+        ),
+        stop=tuple(rng.sample(STOPS, rng.choice([0, 0, 1, 3]))),
+        grammar=grammar,
+        n_logprobs=rng.choice([0, 0, 3]),
+        ignore_eos=grammar is None and rng.random() < 0.3,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_every_schedule_gives_each_job_what_it_gets_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    n_slots = rng.randint(1, 4)
+    model = FakeModel(n_slots=n_slots, max_batch_tokens=rng.choice([4, 64, 512]))
+    chains = [
+        [random_turn(rng, model) for _ in range(rng.randint(1, 3))]
+        for _ in range(rng.randint(1, 6))
+    ]
+    expected = play_alone(FakeModel(n_slots=1), chains)
+    engine = Engine(
+        model,
+        snapshot_ram_bytes=rng.choice([0, 64 * 1024, 200 * 1024, 10**7]),
+        prefill_tokens=rng.choice([1, 7, 64, 256]),
+        is_joint_batch=rng.random() < 0.5,
+    )
+    answers = play(engine, chains, rng, failures=model)
+    assert [[seen(a) for a in chain] for chain in answers] == [
+        [seen(a) for a in chain] for chain in expected
+    ]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_job_is_charged_for_each_prompt_token_once_whatever_is_lost(seed: int) -> None:
+    rng = random.Random(seed)
+    model = FakeModel(n_slots=2)
+    chains = [[random_turn(rng, model)] for _ in range(4)]
+    engine = Engine(model, snapshot_ram_bytes=0, prefill_tokens=8)
+    answers = play(engine, chains, rng, failures=model)
+    for [turn], [answer] in zip(chains, answers, strict=True):
+        assert answer.n_cached is not None
+        # A cancelled try may have left cells, so some may be cached; none is charged twice.
+        assert answer.n_prompt + answer.n_cached == len(turn.prompt)
+        assert answer.n_first_tokens == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_every_schedule_gives_each_job_what_it_gets_alone_on_the_real_model(
+    seed: int, llama_model: Model
+) -> None:
+    rng = random.Random(seed)
+    chains = [[random_turn(rng, llama_model) for _ in range(2)] for _ in range(5)]
+    expected = play_alone(llama_model, chains)
+    engine = Engine(llama_model, snapshot_ram_bytes=40 * 2**20, prefill_tokens=32)
+    answers = play(engine, chains, rng)
+    assert [[seen(a) for a in chain] for chain in answers] == [
+        [seen(a) for a in chain] for chain in expected
+    ]
