@@ -43,9 +43,13 @@ class Use(enum.IntEnum):
     LANE = 5  # one of the lanes to be placed: never taken
 
 
-EVICTION_COST = {Use.FREE: 0, Use.IDLE: 1024, Use.WAITING: 1536, Use.READY: 2048, Use.SOON: 8192}
+EVICTION_COST = {Use.FREE: 0, Use.IDLE: 1024, Use.WAITING: 1280, Use.READY: 1536, Use.SOON: 8192}
 """Saving it now, loading it again if and when it is wanted.  By kind and not by size: the size
 of a context whose job the kernel didn't see is unknown, and a lost snapshot costs far more."""
+
+NEVER = 10**9
+"""What it costs under a quantum to push out someone whose turn is next, so that it happens only
+where there is no other slot: switching between residents is to cost no copy."""
 
 
 class Claim(NamedTuple):
@@ -88,7 +92,7 @@ def place(seats: Sequence[Seat], claims: Sequence[Claim], n_steps: int | None) -
         targets = _victims(inside, claims)
         if n_new:
             plans.append(_fill(seats, targets[:n_new]))
-        if may_move and not (n_steps is not None and _wanted_soon(targets, claims)):
+        if may_move:
             plans.append(_gather(seats, inside, targets))
     return min(plans, key=lambda plan: (_cost(plan, seats, claims, n_steps), plan))
 
@@ -113,12 +117,6 @@ def _gather(seats: Sequence[Seat], inside: range, targets: Sequence[SlotId]) -> 
     )
 
 
-def _wanted_soon(targets: Sequence[SlotId], claims: Sequence[Claim]) -> bool:
-    """Whether gathering would push out someone whose turn is next: under a quantum he would be
-    back before the gain is made, and switching between residents is to cost no copy."""
-    return any(claims[slot].use is Use.SOON for slot in targets)
-
-
 def _n_gaps(slots: Sequence[int]) -> int:
     ordered = sorted(slots)
     return sum(b - a > 1 for a, b in itertools.pairwise(ordered))
@@ -135,6 +133,8 @@ def _cost(
             continue
         if seat.home is not None:
             cost += COPY_COST + seat.n_tokens
-        cost += EVICTION_COST[claims[slot].use]
+        use = claims[slot].use
+        is_back_too_soon = use is Use.SOON and n_steps is not None
+        cost += NEVER if is_back_too_soon else EVICTION_COST[use]
         order += claims[slot].order
     return cost, order
