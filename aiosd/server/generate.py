@@ -222,6 +222,7 @@ def _reply(call: Call, spec: JobSpec, turn: Turn, result: JobResult) -> dict[str
             "cached_tokens": result.n_cached,
             "output_tokens": len(result.tokens),
             "queue_ms": cost.queue_ns // 10**6,
+            "waited_ms": cost.waited_ns // 10**6,
             "ttft_ms": (cost.total_ns if cost.ttft_ns is None else cost.ttft_ns) // 10**6,
             "total_ms": cost.total_ns // 10**6,
             "slices": cost.slices,

@@ -95,6 +95,7 @@ class Usage:
     cached_tokens: int
     output_tokens: int
     queue_ms: int
+    waited_ms: int
     ttft_ms: int
     total_ms: int
     slices: int

@@ -124,6 +124,7 @@ USAGE = _result(
     cached_tokens=COUNT,
     output_tokens=COUNT,
     queue_ms=MS,
+    waited_ms=MS,
     ttft_ms=MS,
     total_ms=MS,
     slices=COUNT,
