@@ -83,13 +83,18 @@ def test_what_is_not_an_entry_is_refused(plain: object) -> None:
 
 def test_a_header_survives_json_and_what_is_none_is_refused() -> None:
     assert Header.decode(json.loads(json.dumps(HEADER.encode()))) == HEADER
-    for plain in (None, [], {"n_slots": 4}, {**HEADER.encode(), "policy": 5}):
+    others: list[object] = [None, [], {"n_slots": 4}, {**HEADER.encode(), "policy": 5}]
+    for plain in others:
         with pytest.raises(ValueError, match="not a journal's header"):
             Header.decode(plain)
 
 
 def test_a_journal_replays_to_the_same_actions() -> None:
-    entries = [(1, submitted("a")), (2, submitted("b")), (3, done(did("a", 6)))]
+    entries: list[tuple[int, ev.Event]] = [
+        (1, submitted("a")),
+        (2, submitted("b")),
+        (3, done(did("a", 6))),
+    ]
     assert list(replay(HEADER, entries)) == [
         (1, submitted("a"), [tell("a", "running"), run(("a", 0))]),
         (2, submitted("b"), [tell("b", "queued", 1), INTERRUPT]),
