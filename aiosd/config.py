@@ -213,6 +213,7 @@ class Config:
 
     @property
     def n_threads(self) -> int:
+        """The most threads llama.cpp may use."""
         return self.threads or len(os.sched_getaffinity(0))
 
 

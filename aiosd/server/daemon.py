@@ -22,6 +22,7 @@ from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate
 from aiosd.engine.engine import Engine
 from aiosd.engine.thread import EngineThread, Message
+from aiosd.engine.threads import ThreadAdapter
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId
@@ -44,9 +45,7 @@ N_WORKERS = 2  # threads that render and tokenise
 class Daemon:
     """One model served on one socket."""
 
-    def __init__(
-        self, config: Config, model: Model, adapt: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, config: Config, model: Model) -> None:
         self.config = config
         self.model = model
         self.is_stopping = False
@@ -63,6 +62,7 @@ class Daemon:
         self.engine = Engine(
             model, snapshot_ram_bytes=config.snapshot_ram, prefill_tokens=config.prefill_tokens
         )
+        adapt = ThreadAdapter(self.engine.set_threads, config.n_threads)
         self.thread = EngineThread(self.engine, self._post_from_engine, adapt)
         self.driver = Driver(
             Kernel(info.n_slots, config.n_lanes, config.policy, config.quantum),

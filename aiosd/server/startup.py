@@ -19,7 +19,7 @@ def load_model(config: Config) -> Model:
     """The model of this config, loaded.  EngineError or ModelError says why not."""
     path = models.locate(config.model, Path(config.models_dir))
     check_memory(
-        estimate_bytes(path, config.slots, config.slot_tokens, config.kv),
+        estimate_bytes(path, config.slots, config.slot_tokens, config.kv, n_batch(config)),
         config.snapshot_ram,
         available_bytes(),
     )
@@ -30,8 +30,13 @@ def load_model(config: Config) -> Model:
         slot_tokens=config.slot_tokens,
         kv=config.kv,
         n_threads=config.n_threads,
-        n_batch=max(config.prefill_tokens, config.slots),
+        n_batch=n_batch(config),
     )
+
+
+def n_batch(config: Config) -> int:
+    """Tokens of the largest decode call: a step's prefill, or a token of every lane."""
+    return max(config.prefill_tokens, config.slots)
 
 
 def check_memory(needs: dict[str, int], snapshot_ram: int, available: int | None) -> None:

@@ -23,7 +23,11 @@ pytestmark = [
 STRANGER = """
 import json, sys
 sys.path[:0] = {paths!r}
+import os
 from tests.server.harness import RawPeer
+os.setgroups([])
+os.setgid(1234)
+os.setuid(1234)
 with RawPeer({socket!r}, agent={agent!r}) as peer:
     def ask(method, **params):
         response = peer.ask(method, **params)
@@ -52,10 +56,13 @@ def as_stranger(socket: str, context: str, agent: str) -> Any:
         paths=paths, socket=socket, agent=agent, context=context
     )
     done = subprocess.run(
-        [sys.executable, "-B", "-c", script],
-        user=1234, group=1234, extra_groups=[], capture_output=True, text=True, timeout=60,
-        cwd="/", check=False,
-    )  # fmt: skip
+        # The second user may not be able to read this Python: it imports first, then changes.
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
