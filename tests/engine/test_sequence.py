@@ -149,6 +149,24 @@ def test_penalties_see_the_last_64_tokens_only() -> None:
         assert words.text == expected
 
 
+def test_each_word_has_a_draw_of_its_own_and_a_second_choice_has_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draws: list[int] = []
+    real = MODEL.sample
+
+    def sample(logits: Logits, sampling: Sampling, recent: array[int], index: int) -> int:
+        draws.append(index)
+        return real(logits, sampling, recent, index)
+
+    monkeypatch.setattr(MODEL, "sample", sample)
+    its = sequence(grammar='root ::= "a" [bc] [0-9]*')
+    its.say(MODEL, row(("a", 5.0)))
+    its.say(MODEL, row(("x", 9.0), ("b", 5.0)))
+    its.say(MODEL, row(("1", 5.0)))
+    assert draws == [0, 1, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

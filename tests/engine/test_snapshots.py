@@ -48,7 +48,11 @@ def test_a_snapshot_brings_back_the_cells_and_says_which_tokens_they_hold() -> N
     bench.model.truncate(SLOT, 3)
     assert bench.store.save(A, tokens, bench.model, SLOT)
     tokens.append(99)  # the caller goes on with its array
-    assert bench.restore(A) == [5, 6, 7]
+    for _ in range(2):
+        bench.model.truncate(SLOT, 0)
+        restored = bench.store.restore(A, bench.model, SLOT)
+        assert restored == array("i", [5, 6, 7])
+        restored.append(99)  # and with what it got
     [row] = bench.model.decode([Piece(SLOT, 3, [8], True)])
     assert row.tolist() == expected.tolist()
 
@@ -102,6 +106,8 @@ def test_a_newer_snapshot_of_a_context_replaces_the_older() -> None:
     bench.save(A, 1)
     bench.save(A, 1, 2, 3)
     assert bench.restore(A) == [1, 2, 3]
+    bench.save(A, 1, 2, 4)  # as long, and another
+    assert bench.restore(A) == [1, 2, 4]
     assert (bench.store.buffer_bytes, bench.store.n_lost) == (MIN_BUFFER_BYTES, 0)
 
 

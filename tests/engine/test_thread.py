@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from aiosd.engine import thread
 from aiosd.engine.base import JobSpec, Piece, Sampling
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
@@ -33,11 +34,11 @@ PATIENCE_S = 20.0
 
 
 class Bench:
-    def __init__(self, **thread: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         self.model = FakeModel(n_slots=4, end_liking=-50.0)
         self.engine = Engine(self.model, snapshot_ram_bytes=10**7)
         self.messages: SimpleQueue[Message] = SimpleQueue()
-        self.thread = EngineThread(self.engine, self.messages.put, **thread)
+        self.thread = EngineThread(self.engine, self.messages.put, **options)
 
     def spec(self, name: str, max_tokens: int = 50, grammar: str | None = None) -> JobSpec:
         tokens = self.model.tokenize(f"The time {name}", special=False)
@@ -170,6 +171,16 @@ def test_an_interrupt_is_not_lost_on_a_run_that_has_not_begun(bench: Bench) -> N
     assert report.n_output == 1
 
 
+def test_an_interrupt_hits_no_run_that_is_put_after_it(bench: Bench) -> None:
+    bench.open("a")
+    with bench.held_at_decode() as arrived:
+        bench.run("a")
+        assert arrived.wait(PATIENCE_S)
+        bench.thread.interrupt()
+        bench.run("a", quantum=5)
+    assert [bench.until_home()[1][0].n_output for _ in range(2)] == [1, 5]
+
+
 def test_an_interrupt_that_comes_too_late_does_not_hit_the_next_run(bench: Bench) -> None:
     bench.open("a")
     bench.run("a", quantum=1)
@@ -228,7 +239,7 @@ def test_a_bug_fails_the_jobs_of_its_run_and_the_thread_lives_on(bench: Bench) -
     bench.open("a")
     bench.open("b")
     bench.open("c")
-    bench.run("c", quantum=4)
+    bench.thread.put(Run((lane("c", 0, 4), lane("a", 1, 4), lane("b", 2, 4))))
     bench.until_home()
 
     def bug(_pieces: Sequence[Piece]) -> None:
@@ -243,13 +254,15 @@ def test_a_bug_fails_the_jobs_of_its_run_and_the_thread_lives_on(bench: Bench) -
     errors = {e.job: e.error for m in said if isinstance(m, Progress) for e in m.endings}
     assert errors == dict.fromkeys("ab", "the engine failed: a bug, the log has its traceback")
     bench.model.before_decode = None
+    cells = bench.ask(lambda: [bench.model.n_cells(SlotId(slot)) for slot in range(3)])
+    assert cells == [4, 0, 0]  # c's slot was left alone
     for name in "ab":
         bench.thread.put(Close(JobId(name)))
     bench.open("a")
     bench.thread.put(Run((lane("c", 0, 4), lane("a", 1, 4))))
     _, reports = bench.until_home()
     assert [(r.job, r.outcome) for r in reports] == [("c", None), ("a", None)]
-    assert bench.engine.stats.reread_tokens == 0  # c's slot was left alone
+    assert bench.engine.stats.reread_tokens == 0
 
 
 def test_a_command_that_fails_is_told_and_its_slot_is_emptied(bench: Bench) -> None:
@@ -285,7 +298,20 @@ def test_the_heartbeat_moves_with_steps_and_rests_when_there_is_nothing(bench: B
     assert bench.thread.busy_since_ns == 0
 
 
-def test_adapt_is_called_before_a_step_and_a_bug_in_it_fails_nobody() -> None:
+def test_adapt_is_called_before_steps_now_and_then() -> None:
+    calls: list[int] = []
+    bench = Bench(adapt=lambda: calls.append(threading.get_ident()))
+    bench.thread.start()
+    bench.open("a", max_tokens=5)
+    bench.run("a")
+    bench.until_home()
+    assert calls  # how often depends on the machine
+    assert threading.get_ident() not in calls
+    assert bench.thread.stop(PATIENCE_S)
+
+
+def test_a_bug_in_adapt_fails_nobody_and_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread, "ADAPT_NS", 0)
     calls: list[int] = []
 
     def adapt() -> None:
