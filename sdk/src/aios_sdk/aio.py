@@ -21,7 +21,6 @@ from aios_sdk.calls import Call, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.paths import default_socket
 from aios_sdk.results import (
-    ChatMessage,
     ContextInfo,
     ContextOptions,
     ContextText,
@@ -30,6 +29,7 @@ from aios_sdk.results import (
     ModelInfo,
     What,
     field,
+    user_says,
     what_params,
 )
 
@@ -118,7 +118,11 @@ class AsyncClient:
 
     async def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """One user message, through the model's chat template."""
-        return await self.generate([ChatMessage(role="user", content=text)], **options)
+        return await self.generate(user_says(text), **options)
+
+    def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
+        """As ask(), but an async iterator of text."""
+        return self.generate_stream(user_says(text), **options)
 
     async def tokenize(
         self, text: str, *, special: bool = False, model: str | None = None
@@ -214,7 +218,11 @@ class AsyncContext:
 
     async def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """The user's next message, and the model's answer to it."""
-        return await self.generate([ChatMessage(role="user", content=text)], **options)
+        return await self.generate(user_says(text), **options)
+
+    def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
+        """As ask(), but an async iterator of text."""
+        return self.generate_stream(user_says(text), **options)
 
     async def append(self, what: What) -> int:
         """Add without generating; the number of tokens that are now in the conversation."""

@@ -21,7 +21,6 @@ from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.link import Link
 from aios_sdk.paths import default_socket
 from aios_sdk.results import (
-    ChatMessage,
     ContextInfo,
     ContextOptions,
     ContextText,
@@ -30,6 +29,7 @@ from aios_sdk.results import (
     ModelInfo,
     What,
     field,
+    user_says,
     what_params,
 )
 from aios_sdk.stream import Stream, TextStream
@@ -125,7 +125,11 @@ class Client:
 
     def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """One user message, through the model's chat template."""
-        return self.generate([ChatMessage(role="user", content=text)], **options)
+        return self.generate(user_says(text), **options)
+
+    def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
+        """As ask(), but an iterator of text."""
+        return self.generate_stream(user_says(text), **options)
 
     def tokenize(self, text: str, *, special: bool = False, model: str | None = None) -> list[int]:
         result = self.call("llm.tokenize", text=text, special=special, model=model)
@@ -213,7 +217,11 @@ class Context:
 
     def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """The user's next message, and the model's answer to it."""
-        return self.generate([ChatMessage(role="user", content=text)], **options)
+        return self.generate(user_says(text), **options)
+
+    def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
+        """As ask(), but an iterator of text."""
+        return self.generate_stream(user_says(text), **options)
 
     def append(self, what: What) -> int:
         """Add without generating; the number of tokens that are now in the conversation."""

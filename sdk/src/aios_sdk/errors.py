@@ -186,6 +186,7 @@ class NoDaemon(ClientError):
             f"no daemon at {path} ({reason}): start aiosd, or name its socket in AIOSD_SOCKET"
         )
         self.path = path
+        self.reason = reason
 
 
 class SocketDenied(ClientError):

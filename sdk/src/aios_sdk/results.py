@@ -174,6 +174,11 @@ def what_params(what: What | None) -> dict[str, object]:
     )
 
 
+def user_says(text: str) -> list[ChatMessage]:
+    """One turn of a conversation, the user's."""
+    return [ChatMessage(role="user", content=text)]
+
+
 def field(result: dict[str, object], name: str, kind: type) -> object:
     """A key that the result of a call must have."""
     value = result.get(name)
