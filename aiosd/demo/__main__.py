@@ -24,10 +24,10 @@ POLICIES = ("rr", "fifo")
 
 NEXT = """
 Try next:
-  .venv/bin/aiosd &                              serve the same model to all your programs
+  .venv/bin/aiosd &                              serve this model to your programs
   .venv/bin/aiosctl run "Why is the sky blue?"   ask it
   .venv/bin/aiosctl chat                         talk with it
-  .venv/bin/aiosctl ps                           see who is running, waiting and parked"""
+  .venv/bin/aiosctl ps                           see who runs and who waits"""
 
 
 def main() -> int:

@@ -36,21 +36,24 @@ class Task:
 TASKS = (
     Task(
         "novelist",
-        "You write stories.",
-        ("Write a story about a lighthouse keeper.", "Now tell it as the sea would."),
-        280,
+        "You write long stories.",
+        (
+            "Write a long story about a lighthouse keeper and her cat.",
+            "Now tell the same story as the sea would tell it.",
+        ),
+        300,
     ),
     Task(
         "teacher",
-        "You are a patient teacher.",
-        ("Explain how rain is made.", "And why does it snow?"),
-        280,
+        "You are a patient teacher who explains in detail.",
+        ("Explain step by step how rain is made.", "And why does it snow in winter?"),
+        300,
     ),
     Task(
         "planner",
-        "You make plans, step by step.",
-        ("Plan a garden for a small yard.", "What should be done first, and why?"),
-        240,
+        "You make detailed plans.",
+        ("Plan a garden for a small yard, week by week.", "What could go wrong, and what then?"),
+        300,
     ),
     Task("namer", "You name things.", ("Name a grey cat.", "Another name?"), 24),
     Task(

@@ -49,7 +49,7 @@ class PlainScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next_s = 0.0
+        self._next_s = PLAIN_EVERY_S
 
     def update(self, board: Board) -> None:
         if board.elapsed_s < self._next_s:
@@ -105,13 +105,15 @@ def _cells(row: Row) -> list[Text]:
 
 def compare(console: Console, summaries: list[Summary]) -> None:
     """The runs side by side, and whether the agents said the same in all of them."""
-    grid = Table(title="the same work under each scheduler", title_justify="left")
+    grid = Table(title="The same work under each scheduler", title_justify="left")
     grid.add_column("")
     for summary in summaries:
         grid.add_column(summary.policy, justify="right")
     for name, cells in _comparison(summaries):
         grid.add_row(name, *cells)
+    console.print()
     console.print(grid, highlight=False)
+    console.print("wait: how long a turn was ready and others had the lanes", style="dim")
     first = summaries[0]
     for other in summaries[1:]:
         n_same = sum(a == b for a, b in zip(first.texts, other.texts, strict=True))
