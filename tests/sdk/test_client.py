@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from aios_sdk import (
     TooLarge,
     VersionMismatch,
     calls,
+    dialing,
 )
 from aios_sdk.wire import Notification, encode_notification
 from tests.sdk.peer import Conversation, generation
@@ -543,3 +546,26 @@ def test_a_forked_child_is_refused_and_does_no_harm(serve: Serve) -> None:
 def test_a_bad_agent_name_is_found_before_connecting() -> None:
     with pytest.raises(InvalidParams, match="agent is 'a b', it must match"):
         Client("/nowhere", agent="a b")
+
+
+def test_a_full_backlog_is_tried_again(socket_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(socket_dir / "busy.sock")
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        while (waiting := dialing.dial(path)) is not None:
+            open_sockets.enter_context(waiting)
+        waits_s: list[float] = []
+        monkeypatch.setattr(time, "sleep", waits_s.append)
+        with pytest.raises(NoDaemon, match="it took no connection in 5 s"):
+            Client(path)
+        assert sum(waits_s) == pytest.approx(5.088)
+
+        def accept_one(_: float) -> None:
+            accepted, _ = listener.accept()
+            accepted.close()
+
+        monkeypatch.setattr(time, "sleep", accept_one)
+        with pytest.raises(DeadlineExceeded, match=r"sys\.hello"):  # it is in; nobody answers
+            Client(path, timeout_s=0.05)

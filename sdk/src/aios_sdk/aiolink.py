@@ -8,7 +8,9 @@ generating.  While anyone waits it goes on: what they wait for may be behind tho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import threading
 from collections.abc import Callable
 from typing import cast
 
@@ -31,6 +33,7 @@ class AsyncLink(asyncio.Protocol):
         self.pid = os.getpid()
         self.loop = asyncio.get_running_loop()
         self._path = path
+        self._thread = threading.get_ident()
         self._reason = "it was closed by the daemon"
         self._transport: asyncio.Transport | None = None
         self._waiters: dict[Call, list[asyncio.Future[None]]] = {}
@@ -84,6 +87,16 @@ class AsyncLink(asyncio.Protocol):
         self.calls.abandon(call)
         self._flush()
         self._resume_reading_if_wanted()
+
+    def leave(self, call: Call) -> None:
+        """abandon(), from a destructor.  At once as far as our own calls can see, so that the next
+        one on the same context waits; the bytes leave at the loop's next turn."""
+        if call.is_abandoned or self.pid != os.getpid():
+            return
+        if threading.get_ident() == self._thread:
+            self.calls.abandon(call)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self.loop.call_soon_threadsafe(self.abandon, call)
 
     def take(self, call: Call) -> dict[str, object]:
         """The oldest chunk of a call that has some."""

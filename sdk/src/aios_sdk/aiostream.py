@@ -6,8 +6,7 @@ Rule 2: the call begins at ``async with`` or at the first chunk, whichever comes
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
 from aios_sdk.aiolink import AsyncLink
@@ -37,12 +36,8 @@ class AsyncStream:
     ) -> None:
         self.close()
 
-    async def __aiter__(self) -> AsyncGenerator[dict[str, object], None]:
-        try:
-            while (chunk := await self._next()) is not None:
-                yield chunk
-        finally:
-            self.close()
+    def __aiter__(self) -> AsyncIterator[dict[str, object]]:
+        return _Chunks(self)
 
     async def __anext__(self) -> dict[str, object]:
         chunk = await self._next()
@@ -71,13 +66,14 @@ class AsyncStream:
             link, call = self._begun
             link.abandon(call)
 
-    def __del__(self) -> None:
+    def _leave(self) -> None:
+        """As close(), for destructors: they may run in any thread, in the middle of anything."""
         if self._begun is not None:
             link, call = self._begun
-            if not call.is_done and not call.is_abandoned:
-                # A collection may come in any thread, and after the loop has closed.
-                with contextlib.suppress(RuntimeError):
-                    link.loop.call_soon_threadsafe(link.abandon, call)
+            link.leave(call)
+
+    def __del__(self) -> None:
+        self._leave()
 
     async def _begin(self) -> tuple[AsyncLink, Call]:
         if self._begun is None:
@@ -85,6 +81,7 @@ class AsyncStream:
         return self._begun
 
     async def _next(self) -> dict[str, object] | None:
+        """The next chunk; None at the end.  Raises the call's error if that is how it ended."""
         link, call = await self._begin()
         if not call.chunks and not call.is_abandoned:
             await link.wait(call, lambda: bool(call.chunks) or call.is_done, self._timeout_s)
@@ -113,12 +110,8 @@ class AsyncTextStream:
     ) -> None:
         self.stream.close()
 
-    async def __aiter__(self) -> AsyncGenerator[str, None]:
-        async with contextlib.aclosing(self.stream.__aiter__()) as chunks:
-            async for chunk in chunks:
-                text = chunk.get("text")
-                if isinstance(text, str) and text:
-                    yield text
+    def __aiter__(self) -> AsyncIterator[str]:
+        return _Texts(self.stream)
 
     async def result(self) -> Generation:
         """Waits for the end; raises as AsyncStream.result does."""
@@ -127,3 +120,43 @@ class AsyncTextStream:
     def cancel(self) -> None:
         """As AsyncStream.cancel()."""
         self.stream.cancel()
+
+
+class _Chunks:
+    """One loop over a stream.  When the loop drops it, however it was left, the call is left too.
+
+    Not an async generator: those are closed some turns of the event loop later, and until then the
+    context would be busy.
+    """
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> dict[str, object]:
+        try:
+            return await self._stream.__anext__()
+        except BaseException:  # a cancelled task's traceback would keep this loop alive
+            self._stream.close()
+            raise
+
+    def __del__(self) -> None:
+        self._stream._leave()
+
+
+class _Texts:
+    """The same, of the chunks' texts."""
+
+    def __init__(self, stream: AsyncStream) -> None:
+        self._chunks = _Chunks(stream)
+
+    def __aiter__(self) -> _Texts:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            text = (await self._chunks.__anext__()).get("text")
+            if isinstance(text, str) and text:
+                return text

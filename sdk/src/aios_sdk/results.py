@@ -61,8 +61,8 @@ class ContextOptions(TypedDict, total=False):
 class ModelInfo(TypedDict):
     name: str
     path: str
-    n_params: int
-    n_ctx_train: int
+    n_params: NotRequired[int]
+    n_ctx_train: NotRequired[int]
     loaded: bool
     kind: str
 

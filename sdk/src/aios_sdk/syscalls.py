@@ -185,8 +185,9 @@ AGENT_INFO = _result(
     tokens=COUNT,
     since_ms=MS,
 )
+# The counts are absent while the model isn't loaded: they are in its file.
 MODEL_INFO = _result(
-    name=TEXT, path=TEXT, n_params=COUNT, n_ctx_train=COUNT, loaded=Bool(), kind=TEXT
+    name=TEXT, path=TEXT, n_params_=COUNT, n_ctx_train_=COUNT, loaded=Bool(), kind=TEXT
 )
 
 # ---------------------------------------------------------------- params that several calls share
