@@ -323,11 +323,11 @@ def test_a_paused_or_stalled_job_goes_before_a_ready_one() -> None:
 
 def test_among_ready_jobs_the_last_in_the_line_goes_first() -> None:
     script = Script(n_slots=3, n_lanes=1, quantum_tokens=4)
-    script.says(*map(submitted, "abcd"))
+    script.says(*map(submitted, "abcde"))
     script.says(done(did("a", 4)), done(did("b", 4)))
     assert script.slots() == "ABC"
     assert script.says(done(did("c", 4))) == [
-        save("C", 2),  # its turn is just over: it is the last of c, a, b
+        save("C", 2),  # its turn is just over: it is the last of e, a, b, c
         clear(2),
         tell("c", "paused"),
         tell("d", "running"),
@@ -356,19 +356,20 @@ def test_a_parked_job_is_told_when_it_goes_on() -> None:
 
 
 def test_a_context_that_loses_its_slot_before_its_new_job_ran_is_no_park() -> None:
-    script = Script(n_slots=1, policy="fifo")
-    script.says(submitted("a"), done(did("a", 1, DONE)))
-    script.says(submitted("b"), submitted("a"))
-    assert script.says(done(did("b", 1, DONE))) == [
-        finish("b", DONE),
+    script = Script(n_slots=2, n_lanes=1, policy="fifo")
+    script.says(submitted("b"), done(did("b", 1, DONE)))
+    script.says(submitted("a"), submitted("c"), submitted("b"), ev.PolicyChanged(n_lanes=2))
+    assert script.says(done(did("a"))) == [
         save("B", 0),
         clear(0),
-        load("A", 0),
-        tell("a", "running"),
-        run(("a", 0)),
+        tell("c", "running"),
+        run(("c", 0), ("a", 1)),
     ]
-    script.says(submitted("b"), submitted("c"), paused("b"), done(did("a", 1, DONE)))
-    assert script.kernel.counters.parks == 0
+    assert (script.kernel.counters.parks, script.kernel.jobs[JobId("b")].is_parked) == (0, False)
+    assert script.says(done(did("c"), did("a", 1, DONE)))[-2:] == [
+        tell("b", "running"),
+        run(("c", 0), ("b", 1)),
+    ]
 
 
 def test_a_dropped_context_frees_its_slot_even_beside_a_run() -> None:

@@ -54,9 +54,11 @@ class World:
     clients: dict[JobId, Client] = field(default_factory=dict)
     ended: dict[JobId, Outcome] = field(default_factory=dict)
     cells: dict[int, ContextId] = field(default_factory=dict)  # what is in each slot
+    undefined: set[int] = field(default_factory=set)  # slots whose lane failed
     known: set[ContextId] = field(default_factory=set)  # was in a slot at some time
     lanes: tuple[Lane, ...] = ()
     is_interrupted: bool = False
+    is_outdated: bool = False  # something else is in force than when the Run began
     journal: list[tuple[int, ev.Event]] = field(default_factory=list)
     said: list[list[ev.Action]] = field(default_factory=list)
     n_runs: int = 0
@@ -78,6 +80,7 @@ class World:
         self.said.append(actions)
         for action in actions:
             self.carry_out(action, before if not isinstance(event, ev.RunDone) else ())
+        assert not self.undefined
         self.expect_promptness()
         self.expect_states()
 
@@ -92,9 +95,11 @@ class World:
                 self.note_reports(reports)
                 return
             case ev.PolicyChanged(policy=policy, quantum_tokens=quantum, n_lanes=n_lanes):
+                before = (self.policy, self.quantum_tokens, self.n_lanes)
                 self.policy = policy or self.policy
                 self.quantum_tokens = quantum or self.quantum_tokens
                 self.n_lanes = n_lanes or self.n_lanes
+                self.is_outdated |= before != (self.policy, self.quantum_tokens, self.n_lanes)
                 return
             case ev.ContextDropped(context=context):
                 self.known.discard(context)
@@ -120,6 +125,8 @@ class World:
             client.n_prompt += report.n_prompt
             client.n_output += report.n_output
             client.asked = client.asked or report.outcome
+            if report.outcome is Outcome.FAILED:
+                self.undefined |= {lane.slot for lane in self.lanes if lane.job == report.job}
         lanes = {lane.job for lane in self.lanes}
         for job, client in self.clients.items():
             client.runs_waited = client.runs_waited + 1 if client.is_ready else 0
@@ -134,19 +141,21 @@ class World:
         match action:
             case ev.Save(context=context, slot=slot):
                 assert self.cells[slot] == context
-                assert slot not in busy_slots
+                assert slot not in busy_slots | self.undefined
                 for client in self.clients.values():
                     client.parks += client.context == context and client.has_run
             case ev.Clear(slot=slot):
                 assert slot in self.cells
                 assert slot not in busy_slots
                 del self.cells[slot]
+                self.undefined.discard(slot)
             case ev.Load(context=context, slot=slot):
                 assert slot not in self.cells
                 assert context not in self.cells.values()
                 assert context in self.known
                 self.cells[slot] = context
             case ev.Move(context=context, source=source, target=target):
+                assert source not in self.undefined
                 assert target not in self.cells
                 assert self.cells.pop(source) == context
                 self.cells[target] = context
@@ -164,6 +173,7 @@ class World:
     def start(self, lanes: tuple[Lane, ...]) -> None:
         assert lanes
         assert not self.lanes
+        self.is_outdated = False
         self.lanes, self.n_runs = lanes, self.n_runs + 1
         ready = [job for job, client in self.clients.items() if client.is_ready]
         assert len(lanes) == min(self.n_lanes, len(ready))
@@ -177,6 +187,7 @@ class World:
                 self.cells[lane.slot] = lane.context
                 self.known.add(lane.context)
             assert self.cells[lane.slot] == lane.context
+            assert lane.slot not in self.undefined
             assert client.told in ("running", "resumed")
             client.has_run = True
             if is_bounded:
@@ -237,6 +248,7 @@ class World:
             return
         if self.is_interrupted:
             return
+        assert not self.is_outdated
         assert all(self.clients[job].is_ready for job in lanes)
         if waiting:
             assert len(self.lanes) >= self.n_lanes
