@@ -1,0 +1,115 @@
+"""Jobs: the generations that run or wait.  `ps`, and the noun `job`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aiosctl import complete, render, units
+from aiosctl.app import App, pass_app
+from aiosctl.commands import Command, Group
+from aiosctl.many import for_each
+
+PRIORITIES = ("interactive", "normal", "background")
+COLUMNS = (
+    render.Column("JOB", "job"),
+    render.Column("AGENT", "agent"),
+    render.Column("UID", "uid", right=True),
+    render.Column("CONTEXT", "context"),
+    render.Column("STATE", "state"),
+    render.Column("PRIORITY", "priority"),
+    render.Column("TOKENS", "n_output", right=True),
+    render.Column("WAITED", "waited_ms", units.milliseconds, right=True),
+    render.Column("SLICES", "slices", right=True),
+    render.Column("PARKS", "parks", right=True),
+)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("who uses the model now", "aiosctl ps"),
+        ("every user's jobs (as root or the daemon's user)", "aiosctl ps --all"),
+        (
+            "the ids of paused jobs",
+            "aiosctl ps --json | jq -r '.jobs[]|select(.state==\"paused\").job'",
+        ),
+    ),
+)
+@click.option("-a", "--all", "is_all", is_flag=True, help="Other users' jobs too, where allowed.")
+@pass_app
+def ps(app: App, is_all: bool) -> None:
+    """List the jobs of all your agents: what runs, what waits, and what it has cost.
+
+    TOKENS were written so far, WAITED is time in line, SLICES counts its turns on the model, PARKS
+    how often its context had to make room for another.
+    """
+    result = app.call("job.list", all=True)
+    if not is_all:
+        # An admin gets everyone's; "mine" is what a person expects without being asked.
+        result["jobs"] = [job for job in result["jobs"] if job["uid"] == app.hello["uid"]]
+    _show(app, result, "no jobs" if is_all else "no jobs of yours")
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        ("end a job", "aiosctl job kill j12"),
+        ("let it wait, then go on", "aiosctl job pause j12 && aiosctl job resume j12"),
+        ("let it go first", "aiosctl job priority j12 interactive"),
+    ),
+)
+def job() -> None:
+    """List, end, pause, resume and rank jobs. 'aiosctl ps' shows the jobs of all your agents."""
+
+
+@job.command("ls", examples=(("as another of your agents", "aiosctl --agent alice job ls"),))
+@click.option(
+    "-a", "--all", "is_all", is_flag=True, help="Every agent's jobs, not only this one's."
+)
+@pass_app
+def list_(app: App, is_all: bool) -> None:
+    """List the jobs of one agent (--agent), or with --all of every one you may see."""
+    who = "any agent" if is_all else f"agent {app.name}; --all shows every agent's"
+    _show(app, app.call("job.list", all=is_all), f"no jobs of {who}")
+
+
+@job.command(examples=(("end two jobs", "aiosctl job kill j12 j13"),))
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB…", shell_complete=complete.jobs)
+@pass_app
+def kill(app: App, jobs: tuple[str, ...]) -> None:
+    """End jobs. Their callers get the error 'cancelled', their contexts stay as before the call."""
+    for_each(app, jobs, lambda one: app.call("job.cancel", job=one))
+
+
+@job.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB…", shell_complete=complete.jobs)
+@pass_app
+def pause(app: App, jobs: tuple[str, ...]) -> None:
+    """Let jobs wait until they are resumed; they keep what they have written."""
+    for_each(app, jobs, lambda one: app.call("job.pause", job=one))
+
+
+@job.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB…", shell_complete=complete.jobs)
+@pass_app
+def resume(app: App, jobs: tuple[str, ...]) -> None:
+    """Let paused jobs go on where they stopped."""
+    for_each(app, jobs, lambda one: app.call("job.resume", job=one))
+
+
+@job.command(examples=(("behind everyone else", "aiosctl job priority j12 background"),))
+@click.argument("job_id", metavar="JOB", shell_complete=complete.jobs)
+@click.argument("level", metavar="PRIORITY", type=click.Choice(PRIORITIES))
+@pass_app
+def priority(app: App, job_id: str, level: str) -> None:
+    """Change a job's class: interactive, normal or background."""
+    for_each(app, (job_id,), lambda one: app.call("job.priority", job=one, priority=level))
+
+
+def _show(app: App, result: dict[str, Any], nothing: str) -> None:
+    if app.is_json:
+        render.document(result)
+        return
+    render.table(result["jobs"], COLUMNS, nothing=nothing)

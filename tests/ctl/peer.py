@@ -1,0 +1,282 @@
+"""A scripted daemon for the command line's tests: a real socket, the real wire, canned answers.
+
+Rule: what it answers is checked against the syscall table, so that a test can't rest on a result
+that the daemon would never give.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aios_sdk.errors import ERRORS, Internal, SyscallError
+from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE, describe
+from aios_sdk.wire import (
+    CLIENT_LIMITS,
+    Decoder,
+    Notification,
+    Request,
+    encode_notification,
+    encode_response,
+)
+
+UID = 1000
+WAIT_S = 10.0  # for what a test expects; never reached when it passes
+
+
+@dataclass(slots=True)
+class Call:
+    """One request under way: what its script may look at and do."""
+
+    request: Request
+    connection: Connection
+    params: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.params = dict(self.request.params)  # type: ignore[arg-type]  # keys are str here
+
+    def chunk(self, **fields: object) -> None:
+        self.connection.send(
+            encode_notification("stream", {"id": self.request.id, "tag": None, **fields})
+        )
+
+    def say(self, text: str) -> None:
+        self.chunk(text=text, tokens=[1])
+
+    def wait_for_cancel(self) -> None:
+        """Return when the client cancels this call."""
+        message = self.connection.receive()
+        if not isinstance(message, Notification) or message.method != "cancel":
+            raise AssertionError(f"expected a cancel, got {message}")
+        self.connection.peer.cancelled.put(message.params.get("id"))
+
+
+Answer = Mapping[str, Any] | SyscallError | Callable[[Call], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Connection:
+    """One client."""
+
+    peer: Peer
+    sock: socket.socket
+    decoder: Decoder = field(default_factory=lambda: Decoder(CLIENT_LIMITS))
+    inbox: list[Any] = field(default_factory=list)
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self) -> Any:
+        """The next message, None when the client has gone."""
+        while not self.inbox:
+            data = self.sock.recv(65536)
+            if not data:
+                return None
+            self.inbox += self.decoder.feed(data)
+        return self.inbox.pop(0)
+
+    def serve(self) -> None:
+        try:
+            while (message := self.receive()) is not None:
+                if isinstance(message, Request):
+                    self.answer(message)
+        except OSError:
+            pass  # the client went away in the middle, as some tests want it to
+        finally:
+            self.sock.close()
+            self.peer.gone.put(None)
+
+    def answer(self, request: Request) -> None:
+        self.peer.requests.append((request.method, dict(request.params)))
+        try:
+            result: Any = self.peer.result(Call(request, self))
+        except SyscallError as error:
+            self.send(encode_response(request.id, error.to_wire(), None))
+            return
+        except OSError:
+            raise
+        except Exception as error:  # a test's script is wrong: the client must not wait for it
+            self.peer.mistakes.append(error)
+            self.send(encode_response(request.id, Internal(repr(error)).to_wire(), None))
+            return
+        self.send(encode_response(request.id, None, result))
+
+
+class Peer:
+    """Listens on path and answers as told; everything else as a small idle daemon would.
+
+    requests   (method, params) in the order they came, hello included
+    cancelled  ids of the calls that clients cancelled
+    gone       one None for each connection that ended
+    skips_check  for a daemon that doesn't keep to the table
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.answers: dict[str, Answer] = dict(DEFAULTS)
+        self.requests: list[tuple[str, dict[Any, Any]]] = []
+        self.cancelled: queue.Queue[Any] = queue.Queue()
+        self.gone: queue.Queue[None] = queue.Queue()
+        self.mistakes: list[Exception] = []
+        self.skips_check = False
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(16)
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def result(self, call: Call) -> Mapping[str, Any]:
+        method = call.request.method
+        answer = self.answers.get(method, ERRORS["unknown_method"](f"no syscall {method!r}"))
+        if isinstance(answer, SyscallError):
+            raise answer
+        if method in TABLE:
+            TABLE[method].validate(call.params)
+        result = answer(call) if callable(answer) else answer
+        if method in TABLE and not self.skips_check:
+            TABLE[method].result.check(dict(result), "result")
+        return result
+
+    def asked(self, method: str) -> list[dict[Any, Any]]:
+        """The params of every call of that method."""
+        return [params for name, params in self.requests if name == method]
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(WAIT_S)
+        if self.mistakes:
+            raise self.mistakes[0]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            thread = threading.Thread(target=Connection(self, sock).serve)
+            self._threads.append(thread)
+            thread.start()
+
+
+def _hello(call: Call) -> dict[str, Any]:
+    return {
+        "protocol": PROTOCOL_VERSION,
+        "server": {"name": "aiosd", "version": "0.1.0"},
+        "uid": UID,
+        "agent": call.params["agent"],
+        "session": "s1",
+        "limits": {},
+        "rights": ["llm", "context"],
+        "models": ["smollm2"],
+    }
+
+
+JOBS: list[dict[str, Any]] = [
+    {
+        "job": "j1", "agent": "alice", "uid": UID, "context": "c1", "state": "running",
+        "priority": "normal", "n_output": 41, "waited_ms": 3200, "slices": 10, "parks": 2,
+    },
+    {
+        "job": "j2", "agent": "bob", "uid": UID, "context": "c2", "state": "paused",
+        "priority": "background", "n_output": 0, "waited_ms": 15, "slices": 0, "parks": 0,
+    },
+    {
+        "job": "j3", "agent": "carol", "uid": 1001, "context": "c3", "state": "ready",
+        "priority": "interactive", "n_output": 7, "waited_ms": 0, "slices": 1, "parks": 0,
+    },
+]  # fmt: skip
+
+USAGE = {
+    "prompt_tokens": 12, "cached_tokens": 30, "output_tokens": 5, "queue_ms": 3, "ttft_ms": 120,
+    "total_ms": 1500, "waited_ms": 40, "slices": 2, "parks": 1,
+}  # fmt: skip
+
+
+def generation(text: str, **fields: Any) -> dict[str, Any]:
+    """A result of llm.generate."""
+    result = {"text": text, "tokens": [1], "finish": "stop", "job": "j1", "seed": 7}
+    return {**result, "usage": USAGE, **fields}
+
+
+def spoken(*parts: str, **fields: Any) -> Callable[[Call], dict[str, Any]]:
+    """A script for llm.generate that streams the parts."""
+
+    def answer(call: Call) -> dict[str, Any]:
+        if call.params.get("stream"):
+            for part in parts:
+                call.say(part)
+        return generation("".join(parts), **fields)
+
+    return answer
+
+
+def context_info(context: str, **fields: Any) -> dict[str, Any]:
+    info = {
+        "context": context, "agent": "alice", "model": "smollm2", "n_tokens": 52, "n_messages": 2,
+        "residence": "ram", "snapshot_bytes": 1572864, "busy": False,
+        "created_ms": 0, "used_ms": 0,
+    }  # fmt: skip
+    return {**info, **fields}
+
+
+AGENT = {
+    "agent": "alice", "uid": UID, "connections": 1, "contexts": 2, "jobs": 1, "tokens": 900,
+    "since_ms": 0,
+}  # fmt: skip
+
+STATUS = {
+    "version": "0.1.0", "pid": 4242, "uptime_s": 3725, "state": "serving", "agents": 3,
+    "cores": [
+        {
+            "model": "smollm2", "policy": "rr", "quantum_tokens": 16, "lanes": 4, "n_slots": 8,
+            "slot_tokens": 2048, "jobs": {"ready": 1, "running": 2, "stalled": 0, "paused": 1},
+            "steps": 77, "tokens": {"prompt": 300, "cached": 100, "output": 48},
+            "snapshots": {"ram_bytes": 1572864, "file_bytes": 0},
+        }
+    ],
+    "rss_bytes": 268435456,
+}  # fmt: skip
+
+DEFAULTS: dict[str, Answer] = {
+    "sys.hello": _hello,
+    "sys.ping": {},
+    "sys.describe": lambda _call: describe(),
+    "sys.status": STATUS,
+    "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
+    "llm.generate": spoken("Hello", " there", "."),
+    "llm.tokenize": {"tokens": [19556, 665]},
+    "llm.detokenize": {"text": "Hello there"},
+    "llm.models": {
+        "models": [
+            {
+                "name": "smollm2", "path": "/models/smollm2.gguf", "n_params": 134515008,
+                "n_ctx_train": 8192, "loaded": True, "kind": "llm",
+            }
+        ]
+    },
+    "context.create": {"context": "c9"},
+    "context.info": lambda call: context_info(call.params["context"]),
+    "context.list": {"contexts": [context_info("c1", name="my first one"), context_info("c2")]},
+    "context.read": {
+        "messages": [
+            {"role": "user", "content": "My name is Ada."},
+            {"role": "assistant", "content": "Hello, Ada."},
+        ]
+    },
+    "context.delete": {},
+    "job.list": lambda call: {"jobs": JOBS if call.params.get("all") else []},
+    "job.cancel": {},
+    "job.pause": {},
+    "job.resume": {},
+    "job.priority": {},
+    "agent.list": {"agents": [AGENT]},
+    "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
+    "agent.kill": {},
+}  # fmt: skip
