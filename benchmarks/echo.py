@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import cast
 
 import msgpack
 import uvloop
@@ -21,8 +22,7 @@ class Echo(asyncio.Protocol):
         self._pack = msgpack.Packer().pack
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own, no subclass of it
 
     def data_received(self, data: bytes) -> None:
         self._unpacker.feed(data)

@@ -59,6 +59,8 @@ def main(root: Path = ROOT) -> int:
             Venv(root).prepare()
             stamp_path(root).write_text(json.dumps({"root": str(root), "key": key}) + "\n")
     except SetupError as error:
+        sys.stdout.write("\r\x1b[K" if sys.stdout.isatty() else "")
+        sys.stdout.flush()
         sys.stderr.write(f"set-up: {error}\n")
         return 1
     except KeyboardInterrupt:
@@ -68,8 +70,12 @@ def main(root: Path = ROOT) -> int:
     return 0
 
 
-def say(text: str) -> None:
-    sys.stdout.write(f"set-up: {text}\n")
+def say(text: str, *, is_passing: bool = False) -> None:
+    """A line; on a terminal a passing one is overwritten by the next."""
+    is_terminal = sys.stdout.isatty()
+    start = "\r\x1b[K" if is_terminal else ""
+    end = "" if is_terminal and is_passing else "\n"
+    sys.stdout.write(f"{start}set-up: {text}{end}")
     sys.stdout.flush()
 
 
@@ -297,7 +303,8 @@ class Venv:
                     with self.log.open("rb") as log:
                         log.seek(start)
                         progress = build_progress(log.read().decode(errors="replace"))
-                say("  " + ", ".join(filter(None, [progress, elapsed(time.monotonic() - began)])))
+                words = ", ".join(filter(None, [progress, elapsed(time.monotonic() - began)]))
+                say(f"  {words}", is_passing=True)
         except BaseException:
             process.terminate()
             process.wait()
