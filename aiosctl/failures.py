@@ -41,10 +41,16 @@ _EXITS = {
 }
 _ADVICE = {
     "unknown_method": "'aiosctl describe' lists what the daemon knows",
-    "not_found": "'aiosctl ps --all', 'context ls --all' and 'agent ls' show what there is",
     "context_full": "start a new context, or give a smaller --max-tokens",
-    "unavailable": "'aiosctl status' shows what the daemon is doing",
+    "unavailable": "try again when it serves; 'aiosctl status' tells",
     "engine_failed": "the context is as it was before the call; the daemon's log says more",
+}
+
+_LISTS = {
+    "no context": "'aiosctl context ls --all' shows what there is",
+    "no job": "'aiosctl ps --all' shows what there is",
+    "no agent": "'aiosctl agent ls' shows what there is",
+    "no model": "'aiosctl model ls' shows what there is",
 }
 
 
@@ -84,13 +90,13 @@ def explain(error: AiosError) -> str:
 
 
 def _explain_syscall(error: SyscallError) -> str:
-    advice = _figures(error.code, error.data) or _ADVICE.get(error.code)
+    advice = _particular(error.code, error.message, error.data) or _ADVICE.get(error.code)
     told = f"{error.message} [{error.code}]"
     return f"{told}; {advice}" if advice else told
 
 
-def _figures(code: str, data: dict[str, Any]) -> str | None:
-    """Advice that depends on what the daemon measured; None when it sent no figures."""
+def _particular(code: str, message: str, data: dict[str, Any]) -> str | None:
+    """Advice that depends on what the daemon said; None when that leads no further."""
     match code, data:
         case "busy", {"job": str(job)}:
             return f"wait for job {job}, or end it with 'aiosctl job kill {job}'"
@@ -98,6 +104,8 @@ def _figures(code: str, data: dict[str, Any]) -> str | None:
             return f"try again in {wait_ms / 1000:.1f}s"
         case "quota_exceeded", {"used": used, "limit": limit}:
             return f"used {used} of {limit}"
+        case "not_found", _:
+            return next((where for noun, where in _LISTS.items() if noun in message), None)
         case "denied", {"right": str(right)}:
             return f"it needs the right '{right}', which root and the daemon's own user hold"
         case "internal", {"id": incident}:

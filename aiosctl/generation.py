@@ -103,7 +103,7 @@ def cost(result: dict[str, Any]) -> str:
         f"first token {units.milliseconds(usage['ttft_ms'])}, "
         f"total {units.milliseconds(usage['total_ms'])} "
         f"({units.milliseconds(usage['waited_ms'])} waiting), "
-        f"{usage['slices']} slices, {usage['parks']} parks, "
+        f"slices {usage['slices']}, parks {usage['parks']}, "
         f"seed {result['seed']}, finish {result['finish']}"
     )
 

@@ -70,12 +70,13 @@ def test_the_table_above_has_every_code() -> None:
         ("quota_exceeded", {"used": 10, "limit": 10}, "used 10 of 10"),
         ("denied", {"right": "admin"}, "it needs the right 'admin'"),
         ("internal", {"id": "e42"}, "look for e42 in its log"),
+        ("not_found", {}, "'aiosctl context ls --all' shows what there is"),
     ],
 )
 def test_the_daemons_figures_become_advice(
     ctl: Ctl, peer: Peer, code: str, data: dict[str, object], advice: str
 ) -> None:
-    peer.answers["llm.generate"] = ERRORS[code]("no", **data)
+    peer.answers["llm.generate"] = ERRORS[code]("no context 'c1'", **data)
     assert advice in ctl("run", "x").stderr
 
 

@@ -127,7 +127,7 @@ def test_usage_goes_to_stderr(ctl: Ctl) -> None:
     assert done.stdout == "Hello there.\n"
     assert done.stderr == (
         "aiosctl: 12 prompt + 30 cached + 5 output tokens, queued 3ms, first token 120ms, "
-        "total 1.5s (40ms waiting), 2 slices, 1 parks, seed 7, finish stop\n"
+        "total 1.5s (40ms waiting), slices 2, parks 1, seed 7, finish stop\n"
     )
 
 
