@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiosd import models
 from aiosd.engine.base import Model, Sampling
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
+from aiosd.kernel.model import SlotId
 from tests.engine.schedules import Turn, play, play_alone, seen
 
 STOPS = ("the", "Has", " a", "éü", "€", "\ufffd", "is it", "😀", "ing")
@@ -74,16 +78,37 @@ def test_a_job_is_charged_for_each_prompt_token_once_whatever_is_lost(seed: int)
         assert answer.n_first_tokens == 1
 
 
+@pytest.fixture(scope="module")
+def llama_model() -> Iterator[Model]:
+    from aiosd.engine.llama import LlamaModel
+
+    path = models.locate(models.DEFAULT.name, models.packaged_dir())
+    model = LlamaModel(path, n_slots=3, slot_tokens=512, n_threads=1)
+    yield model
+    model.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_schedule_gives_each_job_what_it_gets_alone_on_the_real_model(
     seed: int, llama_model: Model
 ) -> None:
     rng = random.Random(seed)
-    chains = [[random_turn(rng, llama_model) for _ in range(2)] for _ in range(5)]
+    chains = [
+        [replace(random_turn(rng, llama_model), max_tokens=rng.randint(4, 12)) for _ in range(2)]
+        for _ in range(4)
+    ]
     expected = play_alone(llama_model, chains)
-    engine = Engine(llama_model, snapshot_ram_bytes=40 * 2**20, prefill_tokens=32)
+    for slot in range(llama_model.info.n_slots):
+        llama_model.truncate(SlotId(slot), 0)
+    engine = Engine(
+        llama_model,
+        snapshot_ram_bytes=rng.choice([4 * 2**20, 40 * 2**20]),
+        prefill_tokens=rng.choice([7, 32, 256]),
+        is_joint_batch=rng.random() < 0.5,
+    )
     answers = play(engine, chains, rng)
     assert [[seen(a) for a in chain] for chain in answers] == [
         [seen(a) for a in chain] for chain in expected
     ]
+    assert any(answer.finish != "failed" for chain in answers for answer in chain)
