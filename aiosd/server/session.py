@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HARD_FACTOR = 16  # a stalled peer may still cancel; a peer that never reads may not flood
+MAX_FAULTS = 64  # answers to what makes no sense cost more than it does: then the peer is closed
 
 _OUTCOMES: dict[type[SyscallError], Outcome] = {
     DeadlineExceeded: Outcome.DEADLINE,
@@ -126,6 +127,7 @@ class Session(asyncio.Protocol):
         self._decoder = wire.Decoder(daemon.wire_limits)
         self._timer: asyncio.TimerHandle | None = None
         self._is_reading_paused = False
+        self._n_faults = 0
 
     # ------------------------------------------------------------ asyncio.Protocol
 
@@ -147,6 +149,11 @@ class Session(asyncio.Protocol):
         except wire.WireError as error:
             fault, messages = error, error.messages
         for message in messages:
+            if self._n_faults > MAX_FAULTS:
+                self.close_with(
+                    ProtocolError(f"{MAX_FAULTS} messages made no sense, that is enough")
+                )
+                return
             self._on_message(message)
         if fault is not None:
             kind = TooLarge if "limit" in str(fault) else ProtocolError
@@ -245,25 +252,25 @@ class Session(asyncio.Protocol):
                 self._on_request(id_, method, params)
             case wire.Notification(method="cancel", params=params):
                 self._on_cancel(params)
-            case wire.Malformed(id=None, message=words):
-                self.notify("error", {"code": "protocol", "message": words})
             case wire.Malformed(id=id_, message=words):
-                assert id_ is not None
-                if id_ in self.calls:
-                    self.notify("error", {"code": "protocol", "message": words})
-                else:
-                    self._write(wire.encode_response(id_, ProtocolError(words).to_wire(), None))
+                self._on_fault(words, id_)
             case wire.Notification(method=method):
-                words = f"notification {method[:64]!r} means nothing here; expected 'cancel'"
-                self.notify("error", {"code": "protocol", "message": words})
+                self._on_fault(f"notification {method[:64]!r} means nothing here; 'cancel' does")
             case wire.Response(id=id_):
-                words = f"response to {id_}, which nobody asked for"
-                self.notify("error", {"code": "protocol", "message": words})
+                self._on_fault(f"response to {id_}, which nobody asked for")
+
+    def _on_fault(self, words: str, id_: int | None = None) -> None:
+        """What makes no sense is answered by its id if it has one that is not in flight."""
+        self._n_faults += 1
+        if id_ is None or id_ in self.calls:
+            self.notify("error", {"code": "protocol", "message": words})
+        else:
+            self._answer(id_, ProtocolError(words).to_wire(), None)
 
     def _on_cancel(self, params: object) -> None:
         """A cancel that finds nothing is a race, not an error: its call has just ended."""
         if not isinstance(params, dict) or not ({"id", "tag"} & params.keys()):
-            self.notify("error", {"code": "protocol", "message": "cancel needs {id} or {tag}"})
+            self._on_fault("cancel needs {id} or {tag}")
             return
         if "id" in params:
             id_ = params["id"]
@@ -276,8 +283,7 @@ class Session(asyncio.Protocol):
 
     def _on_request(self, id_: int, method: str, params: object) -> None:
         if id_ in self.calls:
-            words = f"id {id_} is already in flight on this connection"
-            self.notify("error", {"code": "protocol", "message": words})
+            self._on_fault(f"id {id_} is already in flight on this connection")
             return
         try:
             call = self._admit(id_, method, params)

@@ -189,6 +189,15 @@ def test_any_bytes_whatever_leave_an_honest_client_undisturbed(
     assert peer.ask("sys.ping").result == {}
 
 
+def test_a_flood_of_nonsense_is_cut_off(peer: RawPeer) -> None:
+    peer.send(b"\x90" * 10_000)
+    n_answers = 0
+    while (message := peer.receive()) is not None:
+        assert error_of(message) == "protocol"
+        n_answers += 1
+    assert n_answers == 66  # one each, and the last word
+
+
 def test_a_frame_past_the_limit_is_refused_when_its_header_is_read(tmp_path: Path) -> None:
     limits = dataclasses.replace(Limits(), frame_bytes=10_000)
     with served(tmp_path, limits=limits) as daemon, RawPeer(daemon.config.socket) as peer:
