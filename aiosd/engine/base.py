@@ -30,7 +30,7 @@ class EngineError(Exception):
     """The model refused or failed; str() says what, for the client and the log."""
 
 
-class OutOfCells(EngineError):
+class OutOfCells(EngineError):  # noqa: N818 - it says what is, and nothing is broken
     """llama_decode returned 1: no room for the batch, state unchanged."""
 
 
@@ -60,6 +60,7 @@ PENALTY_WINDOW = 64
 class JobSpec:
     """All the engine needs to run one job; it travels with the job's first Run.
 
+    uid       whose it is: work is shared within a uid only
     tokens    the context's log followed by this call's prompt (C int32), never changed afterwards
     n_log     how many of them were in the log before this call
     grammar   GBNF text, or None
@@ -75,6 +76,7 @@ class JobSpec:
     grammar: str | None = None
     n_logprobs: int = 0
     ignore_eos: bool = False
+    uid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """Words of one job that may be shown now: held back while they could still become a stop
-    string or half a UTF-8 character.  Joined over a job they are exactly its final text and tokens."""
+    string or half a UTF-8 character.  Joined they are exactly the job's final text and tokens."""
 
     job: JobId
     text: str
@@ -113,7 +115,7 @@ class Ending:
 class StepReport:
     """What one step did: per lane what it cost, what may be shown, which jobs ended.
 
-    n_cached  for a job whose first step this was: how many tokens it did not have to read
+    n_cached  how many tokens a job did not have to read so far: at its first step, and if it grows
     """
 
     lanes: tuple[LaneReport, ...]
@@ -212,7 +214,7 @@ class Model(Vocabulary, Protocol):
     def snapshot_bytes(self, slot: SlotId) -> int: ...
 
     def save(self, slot: SlotId, buffer: memoryview) -> int:
-        """Write the slot's cells into the buffer, return the bytes used.  EngineError if it can't."""
+        """Write the slot's cells into the buffer, return the bytes used.  Raises EngineError."""
         ...
 
     def restore(self, slot: SlotId, data: memoryview) -> bool:
@@ -264,7 +266,14 @@ class Stepper(Protocol):
 
     def load(self, context: ContextId, slot: SlotId) -> None: ...
     def save(self, context: ContextId, slot: SlotId) -> None: ...
-    def clear(self, slot: SlotId) -> None: ...
+    def clear(self, slot: SlotId) -> None:
+        """Empty the slot."""
+        ...
+
+    def release(self, slot: SlotId) -> None:
+        """The slot is nobody's now; what it holds may serve others of its uid until it is used."""
+        ...
+
     def move(self, context: ContextId, source: SlotId, target: SlotId) -> None: ...
 
     def forget(self, context: ContextId) -> None:

@@ -12,16 +12,19 @@ Rule 2: a job is charged for a position once (its high-water mark, in sequence.p
 again after a loss is counted in the stats only: charged to its slice, a context longer than the
 slice would never get back to where it was.
 
-Rule 3: a decode that fails hurts one lane.  The lanes of a failed call are emptied and read again,
+Rule 3: what another context of the same uid has read needn't be read again (sharing.py).  A lane
+takes over the cells of the slot or snapshot that shares most with it, and waits for a lane that is
+reading, right now, what it will need.
+
+Rule 4: a decode that fails hurts one lane.  The lanes of a failed call are emptied and read again,
 each in calls of its own until it is past the place; the one that fails there ends as failed.
 """
 
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Sequence as Lanes
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiosd.engine.base import (
     Ending,
@@ -37,19 +40,10 @@ from aiosd.engine.base import (
 )
 from aiosd.engine.batch import Reader, plan
 from aiosd.engine.sequence import Sequence, common_prefix
+from aiosd.engine.sharing import MIN_SHARED_TOKENS, Cells, best_slot, best_snapshot, leader_of
 from aiosd.engine.snapshots import SnapshotStore
 from aiosd.engine.text import Words
 from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
-
-
-@dataclass(slots=True)
-class _Cells:
-    """What one slot holds: the tokens in its cells, whose context they are, and the job whose
-    tokens they are known to be a prefix of (None: compare first)."""
-
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    context: ContextId | None = None
-    job: JobId | None = None
 
 
 @dataclass(slots=True)
@@ -58,7 +52,7 @@ class _Turn:
 
     lane: Lane
     sequence: Sequence
-    cells: _Cells
+    cells: Cells
     n_prompt: int = 0
     n_output: int = 0
     words: Words | None = None
@@ -87,7 +81,7 @@ class Engine:
         self._is_joint_batch = is_joint_batch
         self._max_batch_tokens = model.info.max_batch_tokens
         self._snapshots = SnapshotStore(snapshot_ram_bytes)
-        self._cells = [_Cells() for _ in range(model.info.n_slots)]
+        self._cells = [Cells() for _ in range(model.info.n_slots)]
         self._jobs: dict[JobId, Sequence] = {}
         self._n_opened = 0
 
@@ -107,20 +101,32 @@ class Engine:
             sequence.close()
 
     def load(self, context: ContextId, slot: SlotId) -> None:
+        self._restore(context, slot, is_owner=True)
+        self._cells[slot].context = context
+
+    def _restore(self, context: ContextId, slot: SlotId, *, is_owner: bool) -> None:
+        """Bring the context's snapshot into the slot, if there is one; else the slot stays."""
+        uid = self._snapshots.uid_of(context)
+        if uid is None:
+            return
         self.clear(slot)
-        tokens = self._snapshots.restore(context, self.model, slot)
-        self._cells[slot] = _Cells(array("i") if tokens is None else tokens, context)
+        tokens = self._snapshots.restore(context, self.model, slot, is_owner=is_owner)
+        if tokens is not None:
+            self._cells[slot] = Cells(tokens, uid)
         self._count_snapshots()
 
     def save(self, context: ContextId, slot: SlotId) -> None:
         cells = self._cells[slot]
-        if cells.context == context and cells.tokens:
-            self._snapshots.save(context, cells.tokens, self.model, slot)
+        if cells.context == context and cells.tokens and cells.uid is not None:
+            self._snapshots.save(context, cells.uid, cells.tokens, self.model, slot)
             self._count_snapshots()
 
     def clear(self, slot: SlotId) -> None:
-        self._cells[slot] = _Cells()
+        self._cells[slot] = Cells()
         self.model.truncate(slot, 0)
+
+    def release(self, slot: SlotId) -> None:
+        self._cells[slot].context = self._cells[slot].job = None
 
     def move(self, context: ContextId, source: SlotId, target: SlotId) -> None:
         cells = self._cells[source]
@@ -156,10 +162,11 @@ class Engine:
             raise ValueError(f"two lanes share a slot: {lanes}")
         n_cached: dict[JobId, int] = {}
         first_tokens: list[JobId] = []
-        for turn in turns.values():
-            self._align(turn, n_cached)
+        in_order = sorted(turns.values(), key=lambda turn: turn.sequence.serial)
+        for turn in in_order:
+            self._align(turn, in_order, n_cached)
         starting = [turn for turn in turns.values() if turn.sequence.n_output == 0]
-        for pieces in self._plan(turns):
+        for pieces in self._plan([turn for turn in in_order if turn.sequence.leader is None]):
             self._decode(pieces, turns)
         for turn in starting:
             ending = turn.sequence.ending
@@ -175,24 +182,72 @@ class Engine:
             raise ValueError(f"job {lane.job} has ended, it can't have a lane")
         return _Turn(lane, sequence, self._cells[lane.slot])
 
-    def _align(self, turn: _Turn, n_cached: dict[JobId, int]) -> None:
-        """Rule 1: keep of the slot's cells what equals the job's tokens."""
-        lane, sequence, cells = turn.lane, turn.sequence, turn.cells
-        if cells.job == lane.job:
+    def _align(self, turn: _Turn, in_order: Lanes[_Turn], n_cached: dict[JobId, int]) -> None:
+        """Rules 1 and 3: keep, copy or wait for what equals the job's tokens."""
+        sequence, cells = turn.sequence, turn.cells
+        if cells.job == turn.lane.job and not self._leader_is_done(sequence, in_order):
             return
-        n_kept = min(common_prefix(cells.tokens, sequence.tokens), len(sequence.tokens) - 1)
-        if n_kept < len(cells.tokens) and not self.model.truncate(lane.slot, n_kept):
-            self.model.truncate(lane.slot, 0)
+        if cells.uid != sequence.spec.uid:
+            self._keep(turn, 0)
+        else:
+            n_kept = common_prefix(cells.tokens, sequence.tokens)
+            self._keep(turn, min(n_kept, len(sequence.tokens) - 1))
+        self._take_over(turn)
+        n_read = {other.lane.job: len(other.cells.tokens) for other in in_order}
+        sequence.leader = leader_of(
+            sequence, (other.sequence for other in in_order), n_read, len(turn.cells.tokens)
+        )
+        n_gained = max(0, len(turn.cells.tokens) - sequence.n_high)
+        if n_gained or (sequence.leader is None and sequence.n_cached is None):
+            sequence.n_high += n_gained
+            sequence.n_cached = n_cached[turn.lane.job] = (sequence.n_cached or 0) + n_gained
+            self.stats.cached_tokens += n_gained
+
+    def _leader_is_done(self, sequence: Sequence, in_order: Lanes[_Turn]) -> bool:
+        """Whether the lane that this one waited for has read what it needs, or is gone."""
+        leader = sequence.leader
+        if leader is None:
+            return False
+        return not any(
+            turn.lane.job == leader.job and len(turn.cells.tokens) < leader.n_tokens
+            for turn in in_order
+        )
+
+    def _keep(self, turn: _Turn, n_kept: int) -> None:
+        """The first n_kept of the slot's cells are the job's, the rest goes."""
+        slot, cells = turn.lane.slot, turn.cells
+        if n_kept < len(cells.tokens) and not self.model.truncate(slot, n_kept):
+            self.model.truncate(slot, 0)
             n_kept = 0
         del cells.tokens[n_kept:]
-        cells.context = lane.context
-        cells.job = lane.job
-        if sequence.n_cached is None:
-            sequence.n_cached = sequence.n_high = n_cached[lane.job] = n_kept
-            self.stats.cached_tokens += n_kept
+        cells.uid = turn.sequence.spec.uid
+        cells.context, cells.job = turn.lane.context, turn.lane.job
 
-    def _plan(self, turns: dict[SlotId, _Turn]) -> list[list[Piece]]:
-        in_order = sorted(turns.values(), key=lambda turn: turn.sequence.serial)
+    def _take_over(self, turn: _Turn) -> None:
+        """Copy what another slot, or a snapshot, has of the job's tokens and this slot has not."""
+        sequence, slot = turn.sequence, turn.lane.slot
+        n_kept = len(turn.cells.tokens)
+        if len(sequence.tokens) - n_kept <= MIN_SHARED_TOKENS:
+            return
+        by_slot = best_slot(sequence, self._cells, slot, n_kept)
+        n_in_slot = n_kept if by_slot is None else by_slot[1]
+        snapshots = self._snapshots.tokens_of(sequence.spec.uid)
+        donor = best_snapshot(sequence, snapshots, n_in_slot)
+        if donor is not None:
+            self._restore(donor, slot, is_owner=False)
+        elif by_slot is not None:
+            source = by_slot[0]
+            self.model.copy(source, slot)
+            held = self._cells[source]
+            self._cells[slot] = Cells(held.tokens[:], held.uid)
+        else:
+            return
+        turn.cells = self._cells[slot]
+        self._keep(
+            turn, min(common_prefix(turn.cells.tokens, sequence.tokens), len(sequence.tokens) - 1)
+        )
+
+    def _plan(self, in_order: Lanes[_Turn]) -> list[list[Piece]]:
         readers = [
             Reader(
                 turn.lane.slot,
@@ -236,7 +291,7 @@ class Engine:
         self.stats.output_tokens += turn.n_output
 
     def _recover(self, error: EngineError, pieces: list[Piece], turns: dict[SlotId, _Turn]) -> None:
-        """Rule 3: empty what is undefined now, and find out whose fault it was."""
+        """Rule 4: empty what is undefined now, and find out whose fault it was."""
         for piece in pieces:
             turn = turns[piece.slot]
             if len(pieces) == 1:

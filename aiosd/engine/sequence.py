@@ -9,6 +9,7 @@ Rule 3: the token chosen last is always unread: logits are not part of a snapsho
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,15 @@ from aiosd.engine.base import (
     TokenLogprob,
 )
 from aiosd.engine.text import TextStream, Words
+from aiosd.kernel.model import JobId
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A job that is reading, right now, what another one will need: its first n_tokens."""
+
+    job: JobId
+    n_tokens: int
 
 
 def common_prefix(a: array[int], b: array[int]) -> int:
@@ -42,6 +52,7 @@ class Sequence:
         "alone_until",
         "ending",
         "grammar",
+        "leader",
         "n_cached",
         "n_high",
         "n_output",
@@ -66,8 +77,9 @@ class Sequence:
         self.tokens = spec.tokens[:]
         self.n_output = 0  # tokens sampled, which is also the number of the next draw
         self.n_high = 0  # high-water mark: positions below it were read (or found read) before
-        self.n_cached: int | None = None  # found read at its first step; None before that
+        self.n_cached: int | None = None  # what it didn't have to read; None before its first step
         self.alone_until = 0  # below this position it decodes alone: it was in a failed call
+        self.leader: Leader | None = None  # who is reading what this one will need
         self.ending: Ending | None = None
         self.text = TextStream(model, spec.stop)
         self.grammar = None if spec.grammar is None else model.grammar(spec.grammar)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 from array import array
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aiosd.engine.base import EngineError, Model
@@ -23,6 +24,7 @@ MIN_BUFFER_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class _Snapshot:
+    uid: int
     tokens: array[int]
     buffer: mmap.mmap
     n_bytes: int
@@ -43,7 +45,9 @@ class SnapshotStore:
         self._held: OrderedDict[ContextId, _Snapshot] = OrderedDict()  # the first goes first
         self._free: dict[int, list[mmap.mmap]] = {}  # by size
 
-    def save(self, context: ContextId, tokens: array[int], model: Model, slot: SlotId) -> bool:
+    def save(
+        self, context: ContextId, uid: int, tokens: array[int], model: Model, slot: SlotId
+    ) -> bool:
         """Keep the slot's cells, which hold ``tokens``.  False: no room, nothing is kept."""
         held = self._held.get(context)
         if held is not None and held.tokens == tokens:
@@ -60,11 +64,16 @@ class SnapshotStore:
             self._put_back(buffer)
             self.n_lost += 1
             return False
-        self._held[context] = _Snapshot(tokens[:], buffer, n_bytes)
+        self._held[context] = _Snapshot(uid, tokens[:], buffer, n_bytes)
         return True
 
-    def restore(self, context: ContextId, model: Model, slot: SlotId) -> array[int] | None:
-        """Fill the slot; the tokens it then holds.  None: there is nothing, the slot is empty."""
+    def restore(
+        self, context: ContextId, model: Model, slot: SlotId, *, is_owner: bool = True
+    ) -> array[int] | None:
+        """Fill the slot; the tokens it then holds.  None: there is nothing, the slot is empty.
+
+        is_owner: the slot is the context's own, so the snapshot is a spare from now on.
+        """
         held = self._held.get(context)
         if held is None:
             return None
@@ -74,14 +83,24 @@ class SnapshotStore:
             self.forget(context)
             self.n_lost += 1
             return None
-        held.is_spare = True
-        self._held.move_to_end(context, last=False)
+        if is_owner:
+            held.is_spare = True
+        self._held.move_to_end(context, last=not held.is_spare)
         return held.tokens[:]
+
+    def tokens_of(self, uid: int) -> Iterator[tuple[ContextId, array[int]]]:
+        """What the uid's snapshots hold."""
+        return ((c, held.tokens) for c, held in self._held.items() if held.uid == uid)
 
     def forget(self, context: ContextId) -> None:
         held = self._held.pop(context, None)
         if held is not None:
             self._put_back(held.buffer)
+
+    def uid_of(self, context: ContextId) -> int | None:
+        """Whose snapshot it is; None if there is none."""
+        held = self._held.get(context)
+        return None if held is None else held.uid
 
     def n_bytes(self, context: ContextId) -> int:
         """The size of the context's snapshot, 0 if it has none."""

@@ -202,7 +202,7 @@ class EngineThread:
                     self._stepper.save(context, slot)
                 case Clear(slot):
                     slots = (slot,)
-                    self._stepper.clear(slot)
+                    self._stepper.release(slot)
                 case Load(context, slot):
                     slots = (slot,)
                     self._stepper.load(context, slot)

@@ -85,6 +85,7 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
             grammar=grammar,
             n_logprobs=p["logprobs"],
             ignore_eos=p["ignore_eos"],
+            uid=call.agent.uid,
         )
         result = await _await_job(daemon, call, spec)
         is_done = result.outcome is Outcome.DONE

@@ -49,6 +49,7 @@ class Turn:
     grammar: str | None = None
     n_logprobs: int = 0
     ignore_eos: bool = False
+    uid: int = 0
 
     def spec(self, job: str, context: ContextId, log: array[int]) -> JobSpec:
         return JobSpec(
@@ -62,6 +63,7 @@ class Turn:
             grammar=self.grammar,
             n_logprobs=self.n_logprobs,
             ignore_eos=self.ignore_eos,
+            uid=self.uid,
         )
 
 
@@ -82,7 +84,7 @@ def note(report: StepReport, answers: dict[JobId, Answer]) -> None:
         answers[lane.job].n_prompt += lane.n_prompt
         answers[lane.job].n_output += lane.n_output
     for job, n_cached in report.n_cached.items():
-        assert answers[job].n_cached is None, "n_cached was reported twice"
+        assert n_cached >= (answers[job].n_cached or 0), "n_cached went down"
         answers[job].n_cached = n_cached
     for job in report.first_tokens:
         answers[job].n_first_tokens += 1
@@ -192,8 +194,11 @@ class Player:
         assert chain.slot is not None
         if self.rng.random() < 0.8:
             self.engine.save(chain.context, chain.slot)
-        if self.rng.random() < 0.5:
+        dice = self.rng.random()
+        if dice < 0.3:
             self.engine.clear(chain.slot)
+        elif dice < 0.8:
+            self.engine.release(chain.slot)
         self.free.append(chain.slot)
         chain.slot = None
 

@@ -18,14 +18,17 @@ from aiosd.kernel.model import SlotId
 from tests.engine.schedules import Turn, play, play_alone, seen
 
 STOPS = ("the", "Has", " a", "éü", "€", "\ufffd", "is it", "😀", "ing")
+PREAMBLES = ("You are one of many agents. " * 3, "You are one of many agents. You are alone. ")
 GRAMMAR = 'root ::= "[" ([a-z]+ | [0-9]+) ("," [a-z ]+){0,3} "]"'
 
 
 def random_turn(rng: random.Random, model: Model) -> Turn:
+    # Some begin alike, so that work is shared; of three uids, so that some of it mustn't be.
+    preamble = rng.choice(["", "", *PREAMBLES])
     text = " ".join(rng.choice(STOPS) for _ in range(rng.choice([1, 3, 12, 40])))
     grammar = GRAMMAR if rng.random() < 0.15 else None
     return Turn(
-        prompt=model.tokenize(f"<|im_start|>{rng.random():.3f} {text}", special=True),
+        prompt=model.tokenize(f"{preamble}<|im_start|>{rng.random():.3f} {text}", special=True),
         max_tokens=rng.randint(1, 40),
         sampling=Sampling(
             temperature=rng.choice([0.0, 0.7, 1.5]),
@@ -37,6 +40,7 @@ def random_turn(rng: random.Random, model: Model) -> Turn:
         grammar=grammar,
         n_logprobs=rng.choice([0, 0, 3]),
         ignore_eos=grammar is None and rng.random() < 0.3,
+        uid=rng.choice([1000, 1000, 1001]),
     )
 
 

@@ -12,6 +12,7 @@ from aiosd.engine.fake import FakeModel
 from aiosd.engine.snapshots import MIN_BUFFER_BYTES, SnapshotStore, _rounded
 from aiosd.kernel.model import ContextId, SlotId
 
+UID = 1000
 SLOT = SlotId(0)
 A, B, C = ContextId("a"), ContextId("b"), ContextId("c")
 
@@ -29,7 +30,7 @@ class Bench:
         return array("i", tokens)
 
     def save(self, context: ContextId, *tokens: int) -> bool:
-        return self.store.save(context, self.hold(*tokens), self.model, SLOT)
+        return self.store.save(context, UID, self.hold(*tokens), self.model, SLOT)
 
     def kept(self) -> set[ContextId]:
         return {context for context in (A, B, C) if self.store.n_bytes(context)}
@@ -46,7 +47,7 @@ def test_a_snapshot_brings_back_the_cells_and_says_which_tokens_they_hold() -> N
     [expected] = bench.model.decode([Piece(SLOT, 3, [8], True)])
     expected = expected.copy()
     bench.model.truncate(SLOT, 3)
-    assert bench.store.save(A, tokens, bench.model, SLOT)
+    assert bench.store.save(A, UID, tokens, bench.model, SLOT)
     tokens.append(99)  # the caller goes on with its array
     for _ in range(2):
         bench.model.truncate(SLOT, 0)
@@ -95,7 +96,7 @@ def test_saving_the_same_again_writes_nothing_and_makes_it_the_youngest() -> Non
     bench.save(B, 2)
     tokens = bench.hold(1)
     bench.model.save = None  # type: ignore[method-assign,assignment] # calling it would raise
-    assert bench.store.save(A, tokens, bench.model, SLOT)
+    assert bench.store.save(A, UID, tokens, bench.model, SLOT)
     del bench.model.save
     bench.save(C, 3)
     assert bench.kept() == {A, C}
