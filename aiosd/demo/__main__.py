@@ -24,7 +24,7 @@ POLICIES = ("rr", "fifo")
 
 NEXT = """
 Try next:
-  .venv/bin/aiosd &                              serve this model to your programs
+  .venv/bin/aiosd &                              serve it to your programs
   .venv/bin/aiosctl run "Why is the sky blue?"   ask it
   .venv/bin/aiosctl chat                         talk with it
   .venv/bin/aiosctl ps                           see who runs and who waits"""
