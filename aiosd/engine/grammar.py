@@ -99,9 +99,10 @@ class VocabularyGrammar:
         self._states: dict[Stacks, State] = {}
         self._masked: deque[State] = deque()
         self._has_ended = False
-        self._state = self._state_of(
-            self._expanded([(a, 0, None) for a in self._rules[grammar.root]])
-        )
+        stacks = self._expanded([(a, 0, None) for a in self._rules[grammar.root]])
+        if not stacks:
+            raise GrammarError("grammar allows nothing, not even the empty text")
+        self._state = self._state_of(stacks)
 
     @property
     def is_complete(self) -> bool:

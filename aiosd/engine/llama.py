@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import re
+import struct
 import sys
 import threading
 from array import array
@@ -44,7 +46,8 @@ from aiosd.kernel.model import SlotId
 
 LIBRARY_VERSION: str = llama_cpp.__version__
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ: llama_init_from_model refuses more
-MAX_TEXT_BYTES = 16 * 2**20  # of one tokenise call: seconds of work that can't be interrupted
+MAX_TEXT_BYTES = 4 * 2**20  # of one tokenise call: up to 5 s per MiB, which can't be interrupted
+CONTROLS_AT_ONCE = 64  # control texts per call: the time for n of them grows with n * n
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_CHAINS = 64  # sampler chains kept, one per set of parameters in use
 MAX_SLOT_TOKENS = 2**20
@@ -55,6 +58,8 @@ _LOG_LEVELS = {
     4: "error",
 }  # enum ggml_log_level; llama_cpp's own table is out of date
 _LOG_CONTINUES = 5
+_SNAPSHOT_HEAD = struct.Struct("<IiI")
+_SNAPSHOT_MAGIC = 0xAF143CD8  # llama-context.cpp, io_magic
 _CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4"), ("p", "<f4")])  # llama_token_data
 _INT32_P = ctypes.POINTER(ctypes.c_int32)
 
@@ -267,7 +272,7 @@ def _checked_layout(kv: str, n_slots: int, slot_tokens: int, n_batch: int) -> Kv
     return KV_LAYOUTS[kv]
 
 
-def _refuse_unfit(model: Any, path: Path, is_bidirectional: bool) -> None:
+def _refuse_unfit(model: Any, path: Path) -> None:
     """EngineError for models whose contexts can't be cut, saved and taken up again exactly."""
     window = llama_cpp.llama_model_n_swa(model)
     reasons = {
@@ -279,7 +284,6 @@ def _refuse_unfit(model: Any, path: Path, is_bidirectional: bool) -> None:
         "has no decoder": not llama_cpp.llama_model_has_decoder(model),
         "has no vocabulary": llama_cpp.llama_vocab_type(llama_cpp.llama_model_get_vocab(model))
         == 0,
-        "reads text in both directions (an embedding model)": is_bidirectional,
     }
     for reason, holds in reasons.items():
         if holds:
@@ -287,6 +291,53 @@ def _refuse_unfit(model: Any, path: Path, is_bidirectional: bool) -> None:
                 f"{path} {reason}: its contexts can't be parked and resumed exactly, "
                 "so it can't be shared; use a plain decoder-only model"
             )
+
+
+def _cells_of_snapshot(data: memoryview, n_streams: int, n_cells_max: int) -> int | None:
+    """How many cells the snapshot holds, None if it isn't one of ours with positions 0, 1, 2, ….
+
+    The library believes what it reads here, and odd positions can kill it at a later decode; what
+    comes after (tensor types and sizes) it checks itself.
+    Source: llama-kv-cache.cpp, state_write: magic, slot, n_streams, then for each stream its number
+    of cells and, where there are any, (position, 1, slot) for each and the tensors.
+    """
+    if data.nbytes < _SNAPSHOT_HEAD.size + 4 * n_streams:
+        return None
+    magic, _slot, n_streams_there = _SNAPSHOT_HEAD.unpack_from(data)
+    if magic != _SNAPSHOT_MAGIC or n_streams_there != n_streams:
+        return None
+    words = np.frombuffer(data[: data.nbytes // 4 * 4], np.int32)[_SNAPSHOT_HEAD.size // 4 :]
+    n_empty = 0  # streams of other slots, before ours
+    while n_empty < n_streams and words[n_empty] == 0:
+        n_empty += 1
+    if n_empty == n_streams:
+        return 0
+    n_cells = int(words[n_empty])
+    cells = words[n_empty + 1 : n_empty + 1 + 3 * n_cells]
+    if not 0 < n_cells <= n_cells_max or len(cells) != 3 * n_cells:
+        return None
+    rest = data[data.nbytes - 4 * (n_streams - n_empty - 1) :]
+    positions, n_slots, _ = cells.reshape(n_cells, 3).T
+    is_ours = (
+        bool((positions == np.arange(n_cells)).all())
+        and bool((n_slots == 1).all())
+        and not any(rest)  # streams of other slots, after ours
+    )
+    return n_cells if is_ours else None
+
+
+def _tokenized(vocab: Any, data: bytes, special: bool) -> array[int]:
+    if not data:
+        return array("i")
+    n_room = len(data) + 8  # a token has a byte at least; a prefix may come on top
+    tokens = array("i", bytes(4 * n_room))
+    room = (ctypes.c_int32 * n_room).from_buffer(tokens)
+    n_tokens = llama_cpp.llama_tokenize(vocab, data, len(data), room, n_room, False, special)
+    del room  # else the array can't be cut
+    if n_tokens < 0:
+        raise EngineError(f"text of {len(data)} bytes can't be tokenised (code {n_tokens})")
+    del tokens[n_tokens:]
+    return tokens
 
 
 class LlamaModel:
@@ -321,6 +372,8 @@ class LlamaModel:
             is_bidirectional = gguf.is_bidirectional(path)
         except gguf.ModelFileError as error:
             raise EngineError(str(error)) from None
+        if is_bidirectional:
+            raise EngineError(f"{path} is an embedding model: it reads, but can't generate")
         _log.last.clear()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
@@ -331,7 +384,7 @@ class LlamaModel:
             self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
             if not self._model:
                 raise EngineError(f"{path} can't be loaded: {_log.reason()}")
-            _refuse_unfit(self._model, path, is_bidirectional)
+            _refuse_unfit(self._model, path)
             self._vocab = llama_cpp.llama_model_get_vocab(self._model)
             self._context = self._new_context(n_slots, slot_tokens, n_batch, n_threads, layout)
             self._memory = llama_cpp.llama_get_memory(self._context)
@@ -345,6 +398,8 @@ class LlamaModel:
         self._n_cells = [0] * n_slots
         self._chains = _Chains(self._info.n_vocab)
         self._pieces = self._read_pieces()
+        controls = sorted(filter(None, self._info.control_texts), key=len, reverse=True)
+        self._controls = re.compile("|".join(map(re.escape, controls)) or "(?!)")
         self._token_table: TokenTable | None = None
         self._checked_sampling: Sampling | None = None
         self._scratch = bytearray()  # for copies; kept, since touched memory is ten times as fast
@@ -445,27 +500,25 @@ class LlamaModel:
                 self._reader_left.notify_all()
 
     def tokenize(self, text: str, *, special: bool) -> array[int]:
-        # A lone surrogate has no bytes in UTF-8: it becomes "?", as everywhere in Python.
-        data = text.encode("utf-8", "replace")
-        if len(data) > MAX_TEXT_BYTES:
-            raise EngineError(f"text of {len(data)} bytes, limit is {MAX_TEXT_BYTES}")
-        if not data:
-            return array("i")
-        n_room = len(data) + 8  # a token has a byte at least; a prefix may come on top
+        # A lone surrogate has no bytes in UTF-8: it becomes "?".
+        n_bytes = len(text.encode("utf-8", "replace"))
+        if n_bytes > MAX_TEXT_BYTES:
+            raise EngineError(f"text of {n_bytes} bytes, limit is {MAX_TEXT_BYTES}")
+        tokens = array("i")
         with self._reading() as vocab:
-            while True:
-                tokens = array("i", bytes(4 * n_room))
-                room = (ctypes.c_int32 * n_room).from_buffer(tokens)
-                n_tokens = llama_cpp.llama_tokenize(
-                    vocab, data, len(data), room, n_room, False, special
-                )
-                del room  # else the array can't be resized
-                if n_tokens >= 0:
-                    del tokens[n_tokens:]
-                    return tokens
-                if -n_tokens <= n_room:
-                    raise EngineError(f"text of {len(data)} bytes can't be tokenised")
-                n_room = -n_tokens
+            for part in self._parts(text) if special else (text,):
+                tokens += _tokenized(vocab, part.encode("utf-8", "replace"), special)
+        return tokens
+
+    def _parts(self, text: str) -> Iterator[str]:
+        """The text, cut before every so-many-th control text.  Those are tokens of their own, so
+        the tokens are the same as in one piece."""
+        begin = 0
+        for number, match in enumerate(self._controls.finditer(text), 1):
+            if number % CONTROLS_AT_ONCE == 0:
+                yield text[begin : match.start()]
+                begin = match.start()
+        yield text[begin:]
 
     def piece(self, token: int) -> bytes:
         if not 0 <= token < len(self._pieces):
@@ -608,18 +661,17 @@ class LlamaModel:
     def restore(self, slot: SlotId, data: memoryview) -> bool:
         self._check_slot(slot)
         self._empty(slot)
-        n_bytes = data.nbytes
-        if not n_bytes:
+        n_streams = 1 if self._layout.is_unified else self._info.n_slots
+        n_cells = _cells_of_snapshot(data, n_streams, self._info.slot_tokens)
+        if n_cells is None:
             return False
-        view = np.frombuffer(
-            data, np.uint8
-        )  # takes read-only memory too, which from_buffer doesn't
+        view = np.frombuffer(data, np.uint8)  # takes read-only memory too, as from_buffer doesn't
         pointer = view.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-        used = int(llama_cpp.llama_state_seq_set_data(self._context, pointer, n_bytes, slot))
-        if used == 0:
+        used = int(llama_cpp.llama_state_seq_set_data(self._context, pointer, data.nbytes, slot))
+        if used == 0 or self._count_cells(slot) != n_cells:
             self._empty(slot)
             return False
-        self._n_cells[slot] = self._count_cells(slot)
+        self._n_cells[slot] = n_cells
         return True
 
     def _empty(self, slot: SlotId) -> None:

@@ -5,7 +5,7 @@ environment once, when it is loaded.
 Rule 2: deciding (choose_threads) is apart from measuring (BusyCores).
 
 ggml's threads meet at a barrier several times per layer.  If one of them has to share its core
-with another process, all wait for it: beside one busy neighbour, 2 threads on 2 cores are slower than 1.
+with another process, all wait for it: beside a busy one, 2 threads on 2 cores are slower than 1.
 The number of threads changes nothing of what is computed, only when.
 """
 
