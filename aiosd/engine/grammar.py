@@ -23,9 +23,10 @@ import numpy.typing as npt
 from aiosd.engine.base import EngineError, GrammarError, Logits
 from aiosd.engine.gbnf import Alternative, ByteSet, Element, ParsedGrammar, TokenSet
 
-MAX_STACKS = 2_000  # of one state
+MAX_STACKS = 4_000  # of one state: so many alternatives may begin at one place, an enum's values
 MAX_DEPTH = 4_000  # of one stack: brackets within brackets in the output
-MAX_MASK_STEPS = 5_000  # (state, byte) pairs in one mask; a JSON string takes about 100
+MAX_MASK_STEPS = 3_000  # (state, byte) pairs in one mask; a JSON string takes about 100
+STACKS_PER_STEP = 20  # a state with many stacks counts as several steps
 MAX_STATES = 4_000  # remembered per grammar, a few KiB each; then only the one in use is kept
 MAX_MASKS = 32  # remembered per grammar, 6 KiB each for 49k tokens
 
@@ -280,7 +281,7 @@ class VocabularyGrammar:
         level: dict[State, list[Tokens]] = {self._state: [tokens.with_text]}
         depth, n_steps = 0, 0
         while level:
-            n_steps += len(level)
+            n_steps += sum(1 + len(state.stacks) // STACKS_PER_STEP for state in level)
             if n_steps > MAX_MASK_STEPS:
                 raise GrammarError(
                     f"grammar is ambiguous: more than {MAX_MASK_STEPS} steps for one token"
