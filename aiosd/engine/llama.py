@@ -344,8 +344,7 @@ class LlamaModel:
     """One GGUF file with n_slots slots of slot_tokens cells.  EngineError: it can't be loaded, or
     it is of a kind whose contexts can't be saved and taken up again exactly.
 
-    slot_tokens is rounded up to a multiple of 256.  With kv="unified" all slots share all cells,
-    and a slot may hold as many as there are.
+    With kv="unified" all slots share all cells, and a slot may hold as many as there are.
     """
 
     def __init__(
@@ -388,8 +387,9 @@ class LlamaModel:
             self._vocab = llama_cpp.llama_model_get_vocab(self._model)
             self._context = self._new_context(n_slots, slot_tokens, n_batch, n_threads, layout)
             self._memory = llama_cpp.llama_get_memory(self._context)
+            is_exact = layout.is_exact and n_gpu_layers == 0
             self._info = self._read_info(
-                path, name or path.stem, n_slots, kv, layout.is_exact and n_gpu_layers == 0
+                path, name or path.stem, n_slots, slot_tokens, kv, is_exact
             )
         except BaseException:
             self.close()
@@ -426,11 +426,15 @@ class LlamaModel:
             )
         return context
 
-    def _read_info(self, path: Path, name: str, n_slots: int, kv: str, is_exact: bool) -> ModelInfo:
+    def _read_info(
+        self, path: Path, name: str, n_slots: int, slot_tokens: int, kv: str, is_exact: bool
+    ) -> ModelInfo:
         model, vocab = self._model, self._vocab
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
         tokens = range(n_vocab)
-        slot_tokens = llama_cpp.llama_n_ctx_seq(self._context)
+        n_cells = llama_cpp.llama_n_ctx_seq(self._context)
+        # Rounded up by the library; whoever asked for fewer gets what was asked for.
+        slot_tokens = n_cells if self._layout.is_unified else min(slot_tokens, n_cells)
         template = llama_cpp.llama_model_chat_template(model, None)
         controls = (t for t in tokens if llama_cpp.llama_vocab_is_control(vocab, t))
         parts = (
@@ -439,7 +443,7 @@ class LlamaModel:
             llama_cpp.llama_print_system_info().decode(),  # other kernels round differently
             kv,
             str(n_slots),  # a snapshot has an entry per stream
-            str(slot_tokens),
+            str(n_cells),
         )
         return ModelInfo(
             name=name,

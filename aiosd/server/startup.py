@@ -10,7 +10,7 @@ from aiosd import models
 from aiosd.config import MIB, Config
 from aiosd.engine.base import EngineError, Model
 from aiosd.engine.estimate import estimate_bytes
-from aiosd.engine.llama import LlamaModel
+from aiosd.engine.llama import LlamaModel, set_log_sink
 
 log = structlog.get_logger()
 
@@ -24,8 +24,10 @@ def load_model(config: Config) -> Model:
         available_bytes(),
     )
     log.info("loading", path=str(path), slots=config.slots, slot_tokens=config.slot_tokens)
+    set_log_sink(lambda level, line: log.warning("llama.cpp", level=level, line=line))
     return LlamaModel(
         path,
+        name=models.name_of(path),
         n_slots=config.slots,
         slot_tokens=config.slot_tokens,
         kv=config.kv,

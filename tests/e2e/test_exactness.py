@@ -90,7 +90,7 @@ def alone(start: Start) -> list[list[Turn]]:
         (("--policy", "rr", "--quantum", "4", "--lanes", "4"), True),
         (("--policy", "fifo", "--lanes", "4"), False),
         (("--policy", "rr", "--quantum", "1", "--lanes", "3"), True),
-        (("--policy", "rr", "--quantum", "4", "--lanes", "4", "--snapshot-ram", "8M"), True),
+        (("--policy", "rr", "--quantum", "4", "--lanes", "4", "--snapshot-ram", "32M"), True),
         (("--policy", "rr", "--quantum", "5", "--lanes", "8", "--prefill-tokens", "7"), True),
     ],
     ids=["rr-4", "fifo", "rr-1", "small-snapshots", "tiny-prefill"],
@@ -114,7 +114,7 @@ def test_everyone_gets_what_it_gets_alone(
     else:
         assert slices == [1] * (N_AGENTS * N_TURNS)
         assert parks == [0] * (N_AGENTS * N_TURNS)
-    if "8M" in flags:
+    if "32M" in flags:
         assert core["snapshots"]["lost"] > 0
         assert core["tokens"]["reread"] > 0
     assert daemon.stop() == 0
