@@ -1,0 +1,90 @@
+"""The tables, version by version: what Database.open() is given.
+
+Rule 1: a migration that was released is never changed; a change is a new one at the end.
+Rule 2: no migration uses code of other modules, which go on changing after it.
+"""
+
+from __future__ import annotations
+
+from aiosd.services.database import Migration, Transaction
+
+# turns: one row for each turn of a context, written once.  tokens are little-endian int32, parts
+# is the JSON of entries.Part, n_bytes what the row counts for in limits.
+# parent names the context forked from; that may be deleted first, so it refers to nothing.
+_V1 = (
+    """
+    CREATE TABLE contexts (
+        key         INTEGER PRIMARY KEY,
+        id          TEXT    NOT NULL UNIQUE,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        name        TEXT,
+        model       TEXT    NOT NULL,
+        parent      TEXT,
+        created_ms  INTEGER NOT NULL,
+        used_ms     INTEGER NOT NULL,
+        n_turns     INTEGER NOT NULL DEFAULT 0,
+        n_tokens    INTEGER NOT NULL DEFAULT 0,
+        n_bytes     INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    """
+    CREATE TABLE turns (
+        context     INTEGER NOT NULL REFERENCES contexts ON DELETE CASCADE,
+        seq         INTEGER NOT NULL,
+        n_tokens    INTEGER NOT NULL,
+        n_bytes     INTEGER NOT NULL,
+        is_open     INTEGER NOT NULL,
+        wants_reply INTEGER NOT NULL,
+        parts       TEXT    NOT NULL,
+        tokens      BLOB    NOT NULL,
+        PRIMARY KEY (context, seq),
+        CHECK (length(tokens) = 4 * n_tokens)
+    ) STRICT
+    """,
+    # Who has a context or a job here; what they used since they came.
+    """
+    CREATE TABLE agents (
+        uid         INTEGER NOT NULL,
+        name        TEXT    NOT NULL,
+        since_ms    INTEGER NOT NULL,
+        n_tokens    INTEGER NOT NULL,
+        PRIMARY KEY (uid, name)
+    ) STRICT
+    """,
+    # Detached jobs.  context is NULL for a job whose context is its own alone.
+    """
+    CREATE TABLE jobs (
+        id          TEXT    PRIMARY KEY,
+        context     TEXT,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        params      TEXT    NOT NULL,
+        prompt      BLOB    NOT NULL,
+        seed        INTEGER NOT NULL,
+        state       TEXT    NOT NULL CHECK (state IN ('running', 'done', 'failed')),
+        n_output    INTEGER NOT NULL DEFAULT 0,
+        result      TEXT,
+        created_ms  INTEGER NOT NULL,
+        finished_ms INTEGER,
+        n_bytes     INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX jobs_by_end ON jobs (finished_ms)",
+    """
+    CREATE TABLE job_output (
+        job         TEXT    NOT NULL REFERENCES jobs ON DELETE CASCADE,
+        start       INTEGER NOT NULL,
+        tokens      BLOB    NOT NULL,
+        PRIMARY KEY (job, start)
+    ) STRICT
+    """,
+)
+
+
+def _v1(transaction: Transaction) -> None:
+    for statement in _V1:
+        transaction.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1,)

@@ -1,0 +1,35 @@
+"""The tables that were released stay what they were."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from aiosd.services import saved_contexts
+from aiosd.services.schema import MIGRATIONS
+from tests.services.opened import in_memory, opened, save_turns
+
+RELEASED = {1: "ff1991acde0c14b74553785e4eabaa73234883df0b185f08e8bca957fce830a8"}
+"""Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+def test_a_released_version_makes_the_same_tables_for_ever(version: int) -> None:
+    with in_memory(MIGRATIONS[:version]) as transaction:
+        rows = transaction.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    text = "\n".join(" ".join(sql.split()) for (sql,) in sorted(rows))
+    assert hashlib.sha256(text.encode()).hexdigest() == RELEASED[version]
+
+
+def test_what_the_oldest_version_wrote_is_read_after_all_migrations(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path / "db", MIGRATIONS[:1]) as db:
+            context = await db.write(lambda transaction: save_turns(transaction, "c1", 3))
+        async with opened(tmp_path / "db") as db:
+            (found,) = await db.read(lambda t: list(saved_contexts.load_all(t)))
+            assert (found.log, found.tokens) == (context.log, context.tokens)
+
+    asyncio.run(main())
