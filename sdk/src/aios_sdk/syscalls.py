@@ -119,6 +119,7 @@ STATUS = _result(
     ),
     rss_bytes=COUNT,
 )
+RESIDENCE = Str(choices=("slot", "ram", "file", "tokens"))
 USAGE = _result(
     prompt_tokens=COUNT,
     cached_tokens=COUNT,
@@ -157,7 +158,7 @@ CONTEXT_INFO = _result(
     model=TEXT,
     n_tokens=COUNT,
     n_messages=COUNT,
-    residence=Str(choices=("slot", "ram", "file", "tokens")),
+    residence=RESIDENCE,
     snapshot_bytes=COUNT,
     busy=Bool(),
     parent_=ID,
@@ -205,6 +206,8 @@ WAYS = (
 )
 WAY_NAMES = ("messages", "prompt", "tokens")
 
+STREAM = Param("stream", Bool(), "send chunks before the result", default=False)
+
 GENERATE_PARAMS = (
     *WAYS,
     Param("context", ID, "go on from this context; absent: one of this call alone"),
@@ -227,7 +230,8 @@ GENERATE_PARAMS = (
     Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
     Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
     Param("keep_partial", Bool(), "a cancelled call's text stays in the context", default=False),
-    Param("stream", Bool(), "send chunks before the result", default=False),
+    Param("detach", Bool(), "the job outlives its connection; see job.attach", default=False),
+    STREAM,
 )
 
 # ---------------------------------------------------------------- the table
@@ -353,6 +357,42 @@ TABLE: dict[str, Syscall] = {
             right="context",
             is_repeatable=True,
         ),
+        _syscall(
+            "context.fork",
+            "a new context that starts as a copy; a busy one is copied as it was before the job",
+            _result(context=ID),
+            CONTEXT,
+            Param("n_tokens", Int(0, MAX_TOKENS_IN_CALL), "copy so many of its tokens"),
+            Param("name", NAME, "for people; need not be unique"),
+            right="context",
+        ),
+        _syscall(
+            "context.rewind",
+            "go back to an earlier state of a context",
+            _result(context=ID, n_tokens=COUNT, n_messages=COUNT),
+            CONTEXT,
+            Param("n_tokens", Int(0, MAX_TOKENS_IN_CALL), "keep so many tokens"),
+            Param("n_messages", Int(0, 1_000_000), "keep so many messages"),
+            right="context",
+            one_of=(Group(("n_tokens", "n_messages"), is_required=True),),
+        ),
+        _syscall(
+            "context.snapshot",
+            "keep what a context has read, so that it needn't be read again",
+            _result(context=ID, residence=RESIDENCE, snapshot_bytes=COUNT),
+            CONTEXT,
+            Param("to", Str(choices=("ram", "file")), "where", default="ram"),
+            right="context",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "context.prefetch",
+            "read a context's tokens now, ahead of its next job",
+            _result(context=ID, residence=RESIDENCE, cached_tokens=COUNT),
+            CONTEXT,
+            right="context",
+            is_repeatable=True,
+        ),
         _syscall("context.delete", "forget a context", NOTHING, CONTEXT, right="context"),
         _syscall(
             "job.list",
@@ -370,6 +410,16 @@ TABLE: dict[str, Syscall] = {
             NOTHING,
             JOB,
             _needs("priority", PRIORITY, "the new class"),
+        ),
+        _syscall(
+            "job.attach",
+            "the rest of a detached job, as llm.generate gives it, from one of its tokens on",
+            GENERATION,
+            JOB,
+            Param("from_token", Int(0, MAX_TOKENS_IN_CALL), "the first one wanted", default=0),
+            STREAM,
+            chunk=Union((WORDS, NEWS), "words, or news of the job"),
+            right="llm",
         ),
         _syscall(
             "agent.list",
