@@ -80,6 +80,10 @@ class Conversation:
         chunk = {"id": request.id, "text": text, "tokens": [len(text)]}
         self.send(encode_notification("stream", chunk))
 
+    def news(self, request: Request, job: str, state: str = "running") -> None:
+        chunk = {"id": request.id, "job": job, "state": state}
+        self.send(encode_notification("stream", chunk))
+
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 

@@ -24,6 +24,7 @@ from aios_sdk import (
 )
 from aios_sdk.wire import encode_notification
 from tests.sdk.peer import Conversation, generation
+from tests.sdk.test_client import REWOUND, gives_all, gives_the_rest, three_tokens_then_dies
 
 Serve = Callable[..., str]
 
@@ -105,6 +106,40 @@ def test_a_context_is_a_handle(serve: Serve) -> None:
             assert (await context.generate([1])).text == "y"
             assert await context.read() == {"messages": []}
             await context.delete()
+
+    run(main())
+
+
+def test_a_context_forks_rewinds_and_says_where_it_is(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        for method, params, result in (
+            ("context.fork", {"context": "c1"}, {"context": "c2"}),
+            (
+                "context.fork",
+                {"context": "c2", "n_tokens": 0, "name": "anew"},
+                {"context": "c3"},
+            ),
+            ("context.rewind", {"context": "c3", "n_tokens": 5}, REWOUND),
+            ("context.rewind", {"context": "c3", "n_messages": 0}, REWOUND),
+            ("context.snapshot", {"context": "c3", "to": "ram"}, {"snapshot_bytes": 7}),
+            ("context.snapshot", {"context": "c3", "to": "file"}, {"residence": "file"}),
+            ("context.prefetch", {"context": "c3"}, {"cached_tokens": 5}),
+        ):
+            request = peer.expect(method)
+            assert request.params == params
+            peer.reply(request, result)
+        peer.expect_end()
+
+    async def main() -> None:
+        async with AsyncClient(serve(script)) as client:
+            fork = await (await client.context_at("c1").fork()).fork(0, name="anew")
+            assert fork.id == "c3"
+            assert await fork.rewind(n_tokens=5) == REWOUND
+            assert await fork.rewind(n_messages=0) == REWOUND
+            assert (await fork.snapshot())["snapshot_bytes"] == 7
+            assert (await fork.snapshot("file"))["residence"] == "file"
+            assert (await fork.prefetch())["cached_tokens"] == 5
 
     run(main())
 
@@ -303,6 +338,76 @@ def test_a_call_is_answered_past_a_stream_that_is_not_read(
             assert await anext(texts) == "a"
             await client.ping()
             assert [text async for text in texts] == ["a"] * 9 + ["b"] * 10
+
+    run(main())
+
+
+# ---------------------------------------------------------------- detached jobs
+
+
+def test_a_detached_stream_that_breaks_off_goes_on_by_attaching(serve: Serve) -> None:
+    async def main() -> None:
+        async with AsyncClient(serve(three_tokens_then_dies, gives_the_rest)) as client:
+            texts: list[str] = []
+
+            async def read() -> None:
+                async for text in client.generate_stream("x", detach=True):
+                    texts.append(text)
+
+            with pytest.raises(ConnectionLost, match="its job j7 is detached") as caught:
+                await read()
+            lost = caught.value
+            assert (texts, lost.job, lost.from_token) == (["a", "b", "c"], "j7", 3)
+            async with client.attach_stream("j7", lost.from_token) as rest:
+                assert [text async for text in rest] == ["d"]
+                assert (await rest.result()).job == "j7"
+
+    run(main())
+
+
+def test_a_detached_generation_that_breaks_off_names_its_job(serve: Serve) -> None:
+    async def main() -> None:
+        async with AsyncClient(serve(three_tokens_then_dies, gives_all)) as client:
+            with pytest.raises(ConnectionLost) as caught:
+                await client.generate("x", detach=True)
+            assert (caught.value.job, caught.value.from_token) == ("j7", 0)
+            assert (await client.attach("j7")).text == "abcd"
+
+    run(main())
+
+
+def test_a_detached_generation_is_a_generation(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        request = peer.expect("llm.generate")
+        assert request.params == {"prompt": "x", "detach": True, "stream": True}
+        peer.news(request, "j7")
+        peer.chunk(request, "fine")
+        peer.reply(request, generation("fine", job="j7"))
+        peer.expect_end()
+
+    async def main() -> None:
+        async with AsyncClient(serve(script)) as client:
+            assert (await client.generate("x", detach=True)).text == "fine"
+
+    run(main())
+
+
+def test_the_job_is_known_before_its_words_and_leaving_ends_the_call_alone(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        request = peer.expect("llm.generate")
+        peer.news(request, "j7")
+        assert peer.expect("cancel").params == {"id": request.id}
+        peer.refuse(request, "cancelled", "by its caller")
+        peer.reply(peer.expect("job.attach"), generation("abcd", job="j7"))
+        peer.expect_end()
+
+    async def main() -> None:
+        async with AsyncClient(serve(script)) as client:
+            async with client.generate_stream("x", detach=True) as stream:
+                job = await stream.wait_job()
+            assert (await client.attach(job)).text == "abcd"
 
     run(main())
 

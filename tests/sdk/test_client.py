@@ -33,10 +33,11 @@ from aios_sdk import (
     calls,
     dialing,
 )
-from aios_sdk.wire import Notification, encode_notification
+from aios_sdk.wire import Notification, Request, encode_notification
 from tests.sdk.peer import Conversation, generation
 
 Serve = Callable[..., str]
+REWOUND = {"context": "c3", "n_tokens": 5, "n_messages": 1}
 
 # ---------------------------------------------------------------- calls
 
@@ -143,6 +144,37 @@ def test_a_context_is_a_handle(serve: Serve) -> None:
         assert context.generate().text == "y"
         assert context.read(tokens=True)["tokens"] == [1]
         context.delete()
+
+
+def test_a_context_forks_rewinds_and_says_where_it_is(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        for method, params, result in (
+            ("context.fork", {"context": "c1"}, {"context": "c2"}),
+            (
+                "context.fork",
+                {"context": "c2", "n_tokens": 0, "name": "anew"},
+                {"context": "c3"},
+            ),
+            ("context.rewind", {"context": "c3", "n_tokens": 5}, REWOUND),
+            ("context.rewind", {"context": "c3", "n_messages": 0}, REWOUND),
+            ("context.snapshot", {"context": "c3", "to": "ram"}, {"snapshot_bytes": 7}),
+            ("context.snapshot", {"context": "c3", "to": "file"}, {"residence": "file"}),
+            ("context.prefetch", {"context": "c3"}, {"cached_tokens": 5}),
+        ):
+            request = peer.expect(method)
+            assert request.params == params
+            peer.reply(request, result)
+        peer.expect_end()
+
+    with Client(serve(script)) as client:
+        fork = client.context_at("c1").fork().fork(0, name="anew")
+        assert fork.id == "c3"
+        assert fork.rewind(n_tokens=5) == REWOUND
+        assert fork.rewind(n_messages=0) == REWOUND
+        assert fork.snapshot()["snapshot_bytes"] == 7
+        assert fork.snapshot("file")["residence"] == "file"
+        assert fork.prefetch()["cached_tokens"] == 5
 
 
 def test_many_threads_share_one_client(serve: Serve) -> None:
@@ -336,6 +368,123 @@ def test_a_stream_that_overflows_ends_alone(serve: Serve, monkeypatch: pytest.Mo
         with pytest.raises(TooLarge, match="3 chunks"):
             _ = stream.result
         client.ping()
+
+
+# ---------------------------------------------------------------- detached jobs
+
+
+def three_tokens_then_dies(peer: Conversation) -> None:
+    peer.hello()
+    request = peer.next()
+    assert isinstance(request, Request)
+    assert request.params["stream"] is True
+    peer.news(request, "j7", "queued")
+    for word in ("a", "b", "c"):
+        peer.chunk(request, word)
+
+
+def gives_the_rest(peer: Conversation) -> None:
+    peer.hello()
+    request = peer.expect("job.attach")
+    assert request.params == {"job": "j7", "from_token": 3, "stream": True}
+    peer.chunk(request, "d")
+    peer.reply(request, generation("d", job="j7"))
+    peer.expect_end()
+
+
+def gives_all(peer: Conversation) -> None:
+    peer.hello()
+    request = peer.expect("job.attach")
+    assert request.params == {"job": "j7", "from_token": 0}
+    peer.reply(request, generation("abcd", job="j7"))
+    peer.expect_end()
+
+
+def test_a_detached_stream_that_breaks_off_goes_on_by_attaching(serve: Serve) -> None:
+    with Client(serve(three_tokens_then_dies, gives_the_rest)) as client:
+        texts: list[str] = []
+        with pytest.raises(ConnectionLost, match="its job j7 is detached: attach to it") as caught:
+            texts += client.generate_stream("x", detach=True)
+        lost = caught.value
+        assert (texts, lost.job, lost.from_token) == (["a", "b", "c"], "j7", 3)
+        assert lost.may_have_happened
+        with client.attach_stream("j7", lost.from_token) as rest:
+            assert list(rest) == ["d"]
+            assert rest.result.job == "j7"
+
+
+def test_a_detached_generation_that_breaks_off_names_its_job(serve: Serve) -> None:
+    with Client(serve(three_tokens_then_dies, gives_all)) as client:
+        with pytest.raises(ConnectionLost) as caught:
+            client.generate("x", detach=True)
+        assert (caught.value.job, caught.value.from_token) == ("j7", 0)  # no words reached us
+        assert client.attach("j7", caught.value.from_token).text == "abcd"
+
+
+def test_a_detached_generation_is_a_generation(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        request = peer.expect("llm.generate")
+        assert request.params == {"prompt": "x", "detach": True, "stream": True}
+        peer.news(request, "j7")
+        peer.chunk(request, "fine")
+        peer.reply(request, generation("fine", job="j7"))
+        peer.expect_end()
+
+    with Client(serve(script)) as client:
+        assert client.generate("x", detach=True).text == "fine"
+
+
+def test_attaching_is_repeated_over_a_lost_connection(serve: Serve) -> None:
+    def dies(peer: Conversation) -> None:
+        peer.hello()
+        peer.expect("job.attach")
+
+    with Client(serve(dies, gives_all)) as client:
+        assert client.attach("j7").text == "abcd"
+    with Client(serve(dies, dies)) as client:
+        with pytest.raises(ConnectionLost) as caught:
+            client.attach("j7", 3)
+        assert (caught.value.job, caught.value.from_token) == ("j7", 3)
+
+
+def test_a_job_that_ends_with_its_connection_is_none_to_attach_to(serve: Serve) -> None:
+    with Client(serve(three_tokens_then_dies)) as client:
+        with pytest.raises(ConnectionLost, match="unknown") as caught:
+            list(client.generate_stream("x"))
+        assert caught.value.job is None
+
+
+def test_the_job_is_known_before_its_words_and_leaving_ends_the_call_alone(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        request = peer.expect("llm.generate")
+        peer.news(request, "j7")
+        assert peer.expect("cancel").params == {"id": request.id}
+        peer.refuse(request, "cancelled", "by its caller")
+        peer.reply(peer.expect("job.attach"), generation("abcd", job="j7"))
+        peer.expect_end()
+
+    with Client(serve(script)) as client:
+        with client.generate_stream("x", detach=True) as stream:
+            job = stream.wait_job()
+        assert client.attach(job).text == "abcd"
+
+
+def test_waiting_for_the_job_of_a_call_that_fails_raises_its_error(serve: Serve) -> None:
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        peer.refuse(peer.expect("llm.generate"), "busy", "4096 jobs")
+        peer.reply(peer.expect("llm.generate"), generation("", job="j8"))
+        peer.reply(peer.expect("llm.generate"), {})
+        peer.expect_end()
+
+    with Client(serve(script)) as client:
+        with pytest.raises(Busy, match="4096 jobs"):
+            client.generate_stream("x", detach=True).wait_job()
+        assert client.generate_stream("x", detach=True).wait_job() == "j8"
+        with pytest.raises(ProtocolError, match="without naming its job"):
+            client.generate_stream("x", detach=True).wait_job()
 
 
 # ---------------------------------------------------------------- the connection

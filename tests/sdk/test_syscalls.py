@@ -23,21 +23,29 @@ NAMES = [
     "sys.describe",
     "sys.status",
     "sys.policy",
+    "sys.backup",
     "llm.generate",
     "llm.tokenize",
     "llm.detokenize",
     "llm.models",
+    "model.add",
+    "model.remove",
     "context.create",
     "context.append",
     "context.info",
     "context.list",
     "context.read",
+    "context.fork",
+    "context.rewind",
+    "context.snapshot",
+    "context.prefetch",
     "context.delete",
     "job.list",
     "job.cancel",
     "job.pause",
     "job.resume",
     "job.priority",
+    "job.attach",
     "agent.list",
     "agent.info",
     "agent.kill",
@@ -54,21 +62,32 @@ def test_rights_follow_the_family() -> None:
     for call in TABLE.values():
         rights.setdefault(call.name.split(".")[0], set()).add(call.right)
     assert rights == {
-        "sys": {None},
+        "sys": {None, "admin"},
         "llm": {"llm"},
+        "model": {"admin"},
         "context": {"context"},
-        "job": {None},
+        "job": {None, "llm"},
         "agent": {None},
     }
+    assert [call.name for call in TABLE.values() if call.right == "admin"] == [
+        "sys.backup",
+        "model.add",
+        "model.remove",
+    ]
 
 
 def test_only_calls_that_change_nothing_are_repeated() -> None:
     assert [name for name, call in TABLE.items() if not call.is_repeatable] == [
         "sys.hello",
         "sys.policy",
+        "sys.backup",
         "llm.generate",
+        "model.add",
+        "model.remove",
         "context.create",
         "context.append",
+        "context.fork",
+        "context.rewind",
         "context.delete",
         "job.cancel",
         "job.pause",
@@ -83,7 +102,8 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
         names = [p.name for p in call.params]
         assert "deadline_ms" in names
         assert ("tag" in names) == (call.chunk is not None)
-    assert [name for name, call in TABLE.items() if call.chunk is not None] == ["llm.generate"]
+    streaming = [name for name, call in TABLE.items() if call.chunk is not None]
+    assert streaming == ["llm.generate", "job.attach"]
 
 
 # ---------------------------------------------------------------- params
@@ -96,11 +116,19 @@ VALID: dict[str, dict[str, object]] = {
     "context.append": {"context": "c", "prompt": "x"},
     "context.info": {"context": "c"},
     "context.read": {"context": "c"},
+    "context.fork": {"context": "c"},
+    "context.rewind": {"context": "c", "n_tokens": 1},
+    "context.snapshot": {"context": "c"},
+    "context.prefetch": {"context": "c"},
     "context.delete": {"context": "c"},
+    "sys.backup": {"path": "/b"},
+    "model.add": {"path": "/m.gguf"},
+    "model.remove": {"name": "m"},
     "job.cancel": {"job": "j"},
     "job.pause": {"job": "j"},
     "job.resume": {"job": "j"},
     "job.priority": {"job": "j", "priority": "normal"},
+    "job.attach": {"job": "j"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
 }
@@ -182,6 +210,7 @@ def test_defaults_are_filled_in_and_others_stay_away() -> None:
         "ignore_eos": False,
         "logprobs": 0,
         "keep_partial": False,
+        "detach": False,
         "stream": False,
     }
 
@@ -205,10 +234,7 @@ def test_what_was_given_is_not_changed() -> None:
         ({"prompt": "x", b"seed": 1}, "doesn't know b'seed'"),
         ({"prompt": "x", "y" * 10**6: 1}, "…"),
         ({f"k{i}": i for i in range(20)}, "and 12 more"),
-        *[
-            ({"prompt": "x", later: 1}, later)
-            for later in ("tools", "tool_choice", "recall", "detach")
-        ],
+        *[({"prompt": "x", later: 1}, later) for later in ("tools", "tool_choice", "recall")],
         ({}, "give at least one of messages, prompt, tokens, context"),
         ({"prompt": "x", "tokens": [1]}, "prompt and tokens exclude each other"),
         ({"prompt": "x", "schema": {}, "grammar": "root ::= x"}, "schema and grammar exclude"),
@@ -241,6 +267,28 @@ def test_context_append_needs_exactly_one_way() -> None:
     messages = [{"role": "user", "content": "x"}]
     with pytest.raises(InvalidParams, match="messages and prompt exclude each other"):
         TABLE["context.append"].validate({"context": "c", "messages": messages, "prompt": "x"})
+
+
+def test_context_rewind_needs_exactly_one_measure() -> None:
+    with pytest.raises(InvalidParams, match="exactly one of n_tokens, n_messages"):
+        TABLE["context.rewind"].validate({"context": "c"})
+    with pytest.raises(InvalidParams, match="n_tokens and n_messages exclude each other"):
+        TABLE["context.rewind"].validate({"context": "c", "n_tokens": 0, "n_messages": 0})
+    assert TABLE["context.rewind"].validate({"context": "c", "n_messages": 0})["n_messages"] == 0
+
+
+@pytest.mark.parametrize("path", ["", "b.db", "~/b.db", "./b.db", "/b\0.db", "/" + "x" * 4096])
+def test_a_path_is_absolute_and_one_that_can_be(path: str) -> None:
+    with pytest.raises(InvalidParams, match="path"):
+        TABLE["sys.backup"].validate({"path": path})
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a b", "x" * 129])
+def test_a_models_name_leads_out_of_no_folder(name: str) -> None:
+    with pytest.raises(InvalidParams, match="name"):
+        TABLE["model.add"].validate({"path": "/m.gguf", "name": name})
+    with pytest.raises(InvalidParams, match="name"):
+        TABLE["model.remove"].validate({"name": name})
 
 
 # ---------------------------------------------------------------- describe
@@ -301,6 +349,10 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     generation = TABLE["llm.generate"].result
     assert keys(results.ContextInfo) == fields(TABLE["context.info"].result)
     assert keys(results.ContextText) == fields(TABLE["context.read"].result)
+    assert keys(results.Rewound) == fields(TABLE["context.rewind"].result)
+    assert keys(results.Snapshot) == fields(TABLE["context.snapshot"].result)
+    assert keys(results.Prefetched) == fields(TABLE["context.prefetch"].result)
+    assert TABLE["job.attach"].result == generation
     assert keys(results.ModelInfo) == fields(item(TABLE["llm.models"].result, "models"))
     assert list(results.Usage.__slots__) == list(fields(item(generation, "usage")))
     assert set(results.Generation.__slots__) == set(fields(generation))
@@ -311,6 +363,9 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     taken = {p.name for p in TABLE["context.create"].params}
     assert set(results.ContextOptions.__annotations__) == taken - {"deadline_ms"}
     assert get_args(results.Priority) == ("interactive", "normal", "background")
+    assert item(TABLE["context.info"].result, "residence") == Str(
+        choices=get_args(results.Residence)
+    )
     assert isinstance(item(generation, "logprobs"), Map | Any)
 
 

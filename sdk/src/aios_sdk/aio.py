@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Unpack, cast
+from typing import Literal, Unpack, cast
 
 from aios_sdk.aiolink import AsyncLink
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
@@ -27,6 +27,9 @@ from aios_sdk.results import (
     GenerateOptions,
     Generation,
     ModelInfo,
+    Prefetched,
+    Rewound,
+    Snapshot,
     What,
     field,
     user_says,
@@ -101,8 +104,14 @@ class AsyncClient:
         context: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
-        """Let the model write: from a prompt (a string, as it is), messages or tokens."""
+        """Let the model write: from a prompt (a string, as it is), messages or tokens.
+
+        With detach=True the job goes on if the connection ends; the ConnectionLost that this call
+        then raises has the job to attach() to.
+        """
         params = what_params(what) | {"context": context} | dict(options)
+        if options.get("detach"):
+            return await self._followed(self.stream("llm.generate", **params))
         return Generation.from_wire(await self.call("llm.generate", **params))
 
     def generate_stream(
@@ -115,6 +124,15 @@ class AsyncClient:
         """As generate(), but an async iterator of text; its result is the Generation."""
         params = what_params(what) | {"context": context} | dict(options)
         return AsyncTextStream(self.stream("llm.generate", **params))
+
+    async def attach(self, job: str, from_token: int = 0) -> Generation:
+        """A detached job's generation, from one of its tokens on; waits for its end."""
+        result = await self.call("job.attach", job=job, from_token=from_token)
+        return Generation.from_wire(result)
+
+    def attach_stream(self, job: str, from_token: int = 0) -> AsyncTextStream:
+        """As attach(), but an async iterator of text.  Leaving it early leaves the job as it is."""
+        return AsyncTextStream(self.stream("job.attach", job=job, from_token=from_token))
 
     async def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """One user message, through the model's chat template."""
@@ -168,6 +186,17 @@ class AsyncClient:
             link.abandon(call)
             raise
         return call.outcome()
+
+    async def _followed(self, stream: AsyncStream) -> Generation:
+        """A detached generation: as a stream, since that begins with the job's id."""
+        try:
+            async with stream:
+                async for _ in stream:
+                    pass
+                return Generation.from_wire(await stream.result())
+        except ConnectionLost as lost:
+            lost.from_token = 0  # our caller has had none
+            raise
 
     async def _started(self, method: str, params: dict[str, object]) -> tuple[AsyncLink, Call]:
         for _ in range(2):  # again only if the connection had ended while nobody looked
@@ -236,6 +265,35 @@ class AsyncContext:
         """What was said; with tokens=True the token ids too."""
         result = await self._client.call("context.read", context=self.id, tokens=tokens)
         return cast(ContextText, result)
+
+    async def fork(self, n_tokens: int | None = None, name: str | None = None) -> AsyncContext:
+        """A new context that starts as a copy of this one, or of its first n_tokens.
+
+        Of a context that a job uses, it copies what was there before the job.
+        """
+        result = await self._client.call(
+            "context.fork", context=self.id, n_tokens=n_tokens, name=name
+        )
+        return AsyncContext(self._client, cast(str, field(result, "context", str)))
+
+    async def rewind(
+        self, *, n_tokens: int | None = None, n_messages: int | None = None
+    ) -> Rewound:
+        """Go back to where it had so many tokens, or so many messages: give one of the two."""
+        result = await self._client.call(
+            "context.rewind", context=self.id, n_tokens=n_tokens, n_messages=n_messages
+        )
+        return cast(Rewound, result)
+
+    async def snapshot(self, to: Literal["ram", "file"] = "ram") -> Snapshot:
+        """Keep what has been read of it outside the model, so that it needn't be read again."""
+        result = await self._client.call("context.snapshot", context=self.id, to=to)
+        return cast(Snapshot, result)
+
+    async def prefetch(self) -> Prefetched:
+        """Read its tokens now, so that its next call, or its forks', needn't."""
+        result = await self._client.call("context.prefetch", context=self.id)
+        return cast(Prefetched, result)
 
     async def delete(self) -> None:
         await self._client.call("context.delete", context=self.id)

@@ -1,6 +1,7 @@
 """Calls that send chunks, with await: AsyncStream (chunks as maps) and AsyncTextStream (text).
 
 Rule 1: leaving early cancels in the daemon: the with-block, the loop, the task, the last reference.
+A detached job goes on all the same: only the call that follows it ends.
 Rule 2: the call begins at ``async with`` or at the first chunk, whichever comes first.
 """
 
@@ -54,6 +55,15 @@ class AsyncStream:
         await link.wait(call, lambda: call.is_done, self._timeout_s)
         return call.outcome()
 
+    async def wait_job(self) -> str:
+        """The id of the call's job, as soon as the daemon tells it; takes no chunk.
+
+        Raises the call's error if it ended before it had a job.
+        """
+        link, call = await self._begin()
+        await link.wait(call, lambda: call.job is not None or call.is_done, self._timeout_s)
+        return call.job_told()
+
     def cancel(self) -> None:
         """Ask the daemon to end the call.  The result is then most likely the error Cancelled."""
         if self._begun is not None:
@@ -93,7 +103,10 @@ class AsyncStream:
 
 
 class AsyncTextStream:
-    """llm.generate as an async iterator of text.  Leaving early cancels, as with AsyncStream."""
+    """llm.generate or job.attach as an async iterator of text.
+
+    Leaving early cancels, as with AsyncStream.
+    """
 
     def __init__(self, stream: AsyncStream) -> None:
         self.stream = stream
@@ -116,6 +129,10 @@ class AsyncTextStream:
     async def result(self) -> Generation:
         """Waits for the end; raises as AsyncStream.result does."""
         return Generation.from_wire(await self.stream.result())
+
+    async def wait_job(self) -> str:
+        """As AsyncStream.wait_job()."""
+        return await self.stream.wait_job()
 
     def cancel(self) -> None:
         """As AsyncStream.cancel()."""

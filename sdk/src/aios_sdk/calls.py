@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 from aios_sdk import __version__
 from aios_sdk.errors import (
@@ -56,7 +58,9 @@ class Call:
         "is_done",
         "is_sent",
         "is_stream",
+        "job",
         "method",
+        "n_tokens",
         "params",
         "result",
     )
@@ -72,6 +76,8 @@ class Call:
         self.is_done = False
         self.is_cancelling = False
         self.is_abandoned = False  # nobody waits for it any more
+        self.job = _job_in(params)  # once the daemon has told it
+        self.n_tokens = _first_token(params)  # of the job, up to the last one that came
         self.chunks: deque[dict[str, object]] = deque()
         self.error: AiosError | None = None
         self.result: dict[str, object] = {}
@@ -81,6 +87,16 @@ class Call:
         if self.error is not None:
             raise self.error
         return self.result
+
+    def job_told(self) -> str:
+        """The job of a call that is done, or whose job is known; raises the call's error."""
+        if self.job is None:
+            raise self.error or ProtocolError(f"{self.method} has ended without naming its job")
+        return self.job
+
+    @property
+    def outlives_connection(self) -> bool:
+        return self.method == "job.attach" or self.params.get("detach") is True
 
 
 class Calls:
@@ -183,11 +199,7 @@ class Calls:
             if call.method == "sys.hello" and self._parting is not None:
                 call.error = self._parting
             elif call.is_sent:
-                call.error = ConnectionLost(
-                    f"the connection to {path} ended during {call.method} ({reason}); "
-                    f"whether it took effect is unknown",
-                    may_have_happened=True,
-                )
+                call.error = _lost(call, f"the connection to {path} ended during", reason)
             else:
                 call.error = ConnectionLost(
                     f"the connection to {path} ended before {call.method} was sent ({reason})",
@@ -202,6 +214,7 @@ class Calls:
             call.error = from_wire(error)
         elif type(result) is dict:
             call.result = result
+            call.job = call.job or _job_in(result)
         elif result is not None:
             call.error = ProtocolError(
                 f"the daemon's result of {call.method} is {shorten(result)}, it must be a map"
@@ -221,9 +234,37 @@ class Calls:
                 limit=MAX_CHUNKS,
             )
             return call
+        call.job = call.job or _job_in(params)
+        tokens = params.get("tokens")
+        call.n_tokens += len(tokens) if type(tokens) is list else 0
         call.chunks.append(params)  # type: ignore[arg-type]  # keys of our daemon are strings
         self.n_chunks += 1
         return call
+
+
+def _job_in(fields: Mapping[Any, object]) -> str | None:
+    job = fields.get("job")
+    return job if isinstance(job, str) else None
+
+
+def _first_token(params: dict[str, object]) -> int:
+    first = params.get("from_token")
+    return first if isinstance(first, int) else 0
+
+
+def _lost(call: Call, ended: str, reason: str) -> ConnectionLost:
+    """What to raise for a call that was under way."""
+    if call.job is None or not call.outlives_connection:
+        return ConnectionLost(
+            f"{ended} {call.method} ({reason}); whether it took effect is unknown",
+            may_have_happened=True,
+        )
+    return ConnectionLost(
+        f"{ended} {call.method} ({reason}); its job {call.job} is detached: attach to it",
+        may_have_happened=True,
+        job=call.job,
+        from_token=call.n_tokens,
+    )
 
 
 def hello_params(agent: str | None) -> dict[str, object]:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Unpack, cast
+from typing import Literal, Unpack, cast
 
 from aios_sdk.calls import hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
@@ -27,6 +27,9 @@ from aios_sdk.results import (
     GenerateOptions,
     Generation,
     ModelInfo,
+    Prefetched,
+    Rewound,
+    Snapshot,
     What,
     field,
     user_says,
@@ -108,8 +111,14 @@ class Client:
         context: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation:
-        """Let the model write: from a prompt (a string, as it is), messages or tokens."""
+        """Let the model write: from a prompt (a string, as it is), messages or tokens.
+
+        With detach=True the job goes on if the connection ends; the ConnectionLost that this call
+        then raises has the job to attach() to.
+        """
         params = what_params(what) | {"context": context} | dict(options)
+        if options.get("detach"):
+            return self._followed(self.stream("llm.generate", **params))
         return Generation.from_wire(self.call("llm.generate", **params))
 
     def generate_stream(
@@ -122,6 +131,15 @@ class Client:
         """As generate(), but an iterator of text; its result is the Generation."""
         params = what_params(what) | {"context": context} | dict(options)
         return TextStream(self.stream("llm.generate", **params))
+
+    def attach(self, job: str, from_token: int = 0) -> Generation:
+        """A detached job's generation, from one of its tokens on; waits for its end."""
+        result = self.call("job.attach", job=job, from_token=from_token)
+        return Generation.from_wire(result)
+
+    def attach_stream(self, job: str, from_token: int = 0) -> TextStream:
+        """As attach(), but an iterator of text.  Leaving it early leaves the job as it is."""
+        return TextStream(self.stream("job.attach", job=job, from_token=from_token))
 
     def ask(self, text: str, **options: Unpack[GenerateOptions]) -> Generation:
         """One user message, through the model's chat template."""
@@ -173,6 +191,17 @@ class Client:
             link.abandon(call)
             raise
         return call.outcome()
+
+    def _followed(self, stream: Stream) -> Generation:
+        """A detached generation: as a stream, since that begins with the job's id."""
+        try:
+            with stream:
+                for _ in stream:
+                    pass
+                return Generation.from_wire(stream.result)
+        except ConnectionLost as lost:
+            lost.from_token = 0  # our caller has had none
+            raise
 
     def _started(self, method: str, params: dict[str, object]) -> Stream | None:
         link = self._connected()
@@ -234,6 +263,31 @@ class Context:
     def read(self, *, tokens: bool = False) -> ContextText:
         """What was said; with tokens=True the token ids too."""
         return cast(ContextText, self._client.call("context.read", context=self.id, tokens=tokens))
+
+    def fork(self, n_tokens: int | None = None, name: str | None = None) -> Context:
+        """A new context that starts as a copy of this one, or of its first n_tokens.
+
+        Of a context that a job uses, it copies what was there before the job.
+        """
+        result = self._client.call("context.fork", context=self.id, n_tokens=n_tokens, name=name)
+        return Context(self._client, cast(str, field(result, "context", str)))
+
+    def rewind(self, *, n_tokens: int | None = None, n_messages: int | None = None) -> Rewound:
+        """Go back to where it had so many tokens, or so many messages: give one of the two."""
+        result = self._client.call(
+            "context.rewind", context=self.id, n_tokens=n_tokens, n_messages=n_messages
+        )
+        return cast(Rewound, result)
+
+    def snapshot(self, to: Literal["ram", "file"] = "ram") -> Snapshot:
+        """Keep what has been read of it outside the model, so that it needn't be read again."""
+        result = self._client.call("context.snapshot", context=self.id, to=to)
+        return cast(Snapshot, result)
+
+    def prefetch(self) -> Prefetched:
+        """Read its tokens now, so that its next call, or its forks', needn't."""
+        result = self._client.call("context.prefetch", context=self.id)
+        return cast(Prefetched, result)
 
     def delete(self) -> None:
         self._client.call("context.delete", context=self.id)

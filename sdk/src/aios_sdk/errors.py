@@ -205,11 +205,17 @@ class ConnectionLost(ClientError):
     """The connection ended before the answer came.
 
     may_have_happened  whether the daemon may have carried the call out; if False it never left
+    job                the detached job that goes on without us, if the daemon has told its id
+    from_token         where to attach to it: so many of its tokens have come
     """
 
-    def __init__(self, message: str, *, may_have_happened: bool) -> None:
+    def __init__(
+        self, message: str, *, may_have_happened: bool, job: str | None = None, from_token: int = 0
+    ) -> None:
         super().__init__(message)
         self.may_have_happened = may_have_happened
+        self.job = job
+        self.from_token = from_token
 
 
 class VersionMismatch(ClientError):

@@ -14,6 +14,7 @@ from aios_sdk.errors import InvalidParams, ProtocolError
 from aios_sdk.types import shorten
 
 Priority = Literal["interactive", "normal", "background"]
+Residence = Literal["slot", "ram", "file", "tokens"]
 
 
 class ChatMessage(TypedDict):
@@ -45,6 +46,7 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int
     keep_partial: bool
+    detach: bool
     deadline_ms: int
     tag: str | int
 
@@ -74,7 +76,7 @@ class ContextInfo(TypedDict):
     model: str
     n_tokens: int
     n_messages: int
-    residence: Literal["slot", "ram", "file", "tokens"]
+    residence: Residence
     snapshot_bytes: int
     busy: bool
     parent: NotRequired[str]
@@ -85,6 +87,30 @@ class ContextInfo(TypedDict):
 class ContextText(TypedDict):
     messages: list[ChatMessage]
     tokens: NotRequired[list[int]]
+
+
+class Rewound(TypedDict):
+    """What is left of a context."""
+
+    context: str
+    n_tokens: int
+    n_messages: int
+
+
+class Snapshot(TypedDict):
+    """Where a context is now, and the size of what is kept of it."""
+
+    context: str
+    residence: Residence
+    snapshot_bytes: int
+
+
+class Prefetched(TypedDict):
+    """Where a context is now, and how many of its tokens needn't be read again."""
+
+    context: str
+    residence: Residence
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +169,7 @@ class Generation:
                     stop if isinstance(stop, str) else None,
                     logprobs if isinstance(logprobs, list) else None,
                 )
-        raise ProtocolError(f"llm.generate gave {sorted(result)}, which is no generation")
+        raise ProtocolError(f"the daemon gave {sorted(result)}, which is no generation")
 
 
 def _usage(usage: dict[str, object]) -> Usage:

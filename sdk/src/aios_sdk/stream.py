@@ -1,6 +1,7 @@
 """Calls that send chunks, blocking: Stream (chunks as maps) and TextStream (text).
 
 Rule 1: leaving early cancels in the daemon: the with-block, the loop, or the last reference.
+A detached job goes on all the same: only the call that follows it ends.
 Rule 2: a stream that nobody reads doesn't read the socket, so the daemon stops generating.
 """
 
@@ -17,8 +18,8 @@ from aios_sdk.results import Generation
 class Stream:
     """A call under way: a context manager and an iterator of its chunks.
 
-    Leaving the with-block or the loop before the end cancels the call in the daemon.  next() takes
-    one chunk and leaves the call as it is.
+    Leaving the with-block or the loop before the end cancels the call in the daemon (but not a
+    detached job).  next() takes one chunk and leaves the call as it is.
     """
 
     def __init__(self, link: Link, call: Call, timeout_s: float | None) -> None:
@@ -60,6 +61,15 @@ class Stream:
         self._wait(lambda: call.is_done)
         return call.outcome()
 
+    def wait_job(self) -> str:
+        """The id of the call's job, as soon as the daemon tells it; takes no chunk.
+
+        Raises the call's error if it ended before it had a job.
+        """
+        call = self._call
+        self._wait(lambda: call.job is not None or call.is_done)
+        return call.job_told()
+
     def cancel(self) -> None:
         """Ask the daemon to end the call.  The result is then most likely the error Cancelled."""
         self._link.cancel(self._call)
@@ -86,7 +96,7 @@ class Stream:
 
 
 class TextStream:
-    """llm.generate as an iterator of text.  Leaving early cancels, as with Stream."""
+    """llm.generate or job.attach as an iterator of text.  Leaving early cancels, as with Stream."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -112,6 +122,10 @@ class TextStream:
     def result(self) -> Generation:
         """Waits for the end; raises as Stream.result does."""
         return Generation.from_wire(self.stream.result)
+
+    def wait_job(self) -> str:
+        """As Stream.wait_job()."""
+        return self.stream.wait_job()
 
     def cancel(self) -> None:
         """As Stream.cancel()."""

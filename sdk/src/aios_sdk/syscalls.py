@@ -46,6 +46,8 @@ PROMPT = Str(min_chars=1)
 NAME = Str(max_chars=128, pattern=r"[^\x00-\x1f\x7f\ud800-\udfff]{1,128}")
 AGENT = Str(max_chars=64, pattern=r"[A-Za-z0-9._-]{1,64}")
 ID = Str(max_chars=64, pattern=r"[A-Za-z0-9._:-]{1,64}")
+PATH = Str(max_chars=4096, pattern=r"/[^\x00\ud800-\udfff]{0,4095}")  # of Linux, in characters
+MODEL_NAME = Str(max_chars=128, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TOKEN = Int(0, 2**31 - 1)
 TOKENS = List(TOKEN, max_items=MAX_TOKENS_IN_CALL, min_items=1)
 ROLE = Str(choices=("system", "user", "assistant", "tool"))
@@ -114,9 +116,15 @@ STATUS = _result(
             jobs=_result(ready=COUNT, running=COUNT, stalled=COUNT, paused=COUNT),
             steps=COUNT,
             tokens=_result(prompt=COUNT, cached=COUNT, output=COUNT),
-            snapshots=_result(ram_bytes=COUNT, file_bytes=COUNT),
+            snapshots=_result(
+                ram_bytes=COUNT,
+                ram_limit_bytes_=COUNT,
+                file_bytes=COUNT,
+                file_limit_bytes_=COUNT,
+            ),
         )
     ),
+    contexts_=_result(n=COUNT, bytes=COUNT, limit_bytes=COUNT),
     rss_bytes=COUNT,
 )
 RESIDENCE = Str(choices=("slot", "ram", "file", "tokens"))
@@ -230,7 +238,9 @@ GENERATE_PARAMS = (
     Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
     Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
     Param("keep_partial", Bool(), "a cancelled call's text stays in the context", default=False),
-    Param("detach", Bool(), "the job outlives its connection; see job.attach", default=False),
+    Param(
+        "detach", Bool(), "the job outlives its call and connection; see job.attach", default=False
+    ),
     STREAM,
 )
 
@@ -273,6 +283,13 @@ TABLE: dict[str, Syscall] = {
             Param("lanes", Int(1, 4096), "how many jobs step together"),
         ),
         _syscall(
+            "sys.backup",
+            "a consistent copy of all that is kept, made while running",
+            _result(path=PATH, bytes=COUNT),
+            _needs("path", PATH, "the copy, as the daemon's user sees and may write it"),
+            right="admin",
+        ),
+        _syscall(
             "llm.generate",
             "let the model write",
             GENERATION,
@@ -312,6 +329,21 @@ TABLE: dict[str, Syscall] = {
             _result(models=_many(MODEL_INFO)),
             right="llm",
             is_repeatable=True,
+        ),
+        _syscall(
+            "model.add",
+            "copy a model's file into the daemon's models",
+            _result(name=MODEL_NAME, path=PATH),
+            _needs("path", PATH, "a GGUF file, as the daemon's user may read it"),
+            Param("name", MODEL_NAME, "what to call it; absent: as its file"),
+            right="admin",
+        ),
+        _syscall(
+            "model.remove",
+            "delete a model's file from the daemon's models",
+            NOTHING,
+            _needs("name", MODEL_NAME, "its name"),
+            right="admin",
         ),
         _syscall(
             "context.create",
@@ -420,6 +452,7 @@ TABLE: dict[str, Syscall] = {
             STREAM,
             chunk=Union((WORDS, NEWS), "words, or news of the job"),
             right="llm",
+            is_repeatable=True,
         ),
         _syscall(
             "agent.list",
