@@ -389,7 +389,7 @@ class LlamaModel:
             self._memory = llama_cpp.llama_get_memory(self._context)
             is_exact = layout.is_exact and n_gpu_layers == 0
             self._info = self._read_info(
-                path, name or path.stem, n_slots, slot_tokens, kv, is_exact
+                path, name or path.stem, n_slots, slot_tokens, kv=kv, is_exact=is_exact
             )
         except BaseException:
             self.close()
@@ -427,7 +427,7 @@ class LlamaModel:
         return context
 
     def _read_info(
-        self, path: Path, name: str, n_slots: int, slot_tokens: int, kv: str, is_exact: bool
+        self, path: Path, name: str, n_slots: int, slot_tokens: int, *, kv: str, is_exact: bool
     ) -> ModelInfo:
         model, vocab = self._model, self._vocab
         n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)

@@ -220,7 +220,7 @@ class Database:
         assert not self._is_running, "one writer"
         self._is_running = True
         try:
-            while self._queue or not self._is_closed:
+            while not self._is_closed:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._queue:

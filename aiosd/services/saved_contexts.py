@@ -20,6 +20,9 @@ from aiosd.services.database import Transaction
 from aiosd.services.entries import Entry, Part
 from aiosd.services.retention import Held
 
+_HEAD = "key, id, uid, agent, name, model, parent, created_ms, used_ms, n_bytes"
+_TURN = "context, n_tokens, is_open, wants_reply, parts, tokens"
+
 
 class NotAsSaved(Exception):  # noqa: N818 - says what is found
     """The database holds something else than the caller believes: a bug, or a deleted context."""
@@ -152,45 +155,29 @@ def delete(transaction: Transaction, contexts: Iterable[ContextId]) -> int:
 
 def load_all(transaction: Transaction) -> Iterator[SavedContext]:
     """Every context with its whole log, in order of creation, one at a time."""
-    turns = transaction.execute(
-        "SELECT context, n_tokens, is_open, wants_reply, parts, tokens"
-        " FROM turns ORDER BY context, seq"
-    )
+    turns = transaction.execute(f"SELECT {_TURN} FROM turns ORDER BY context, seq")  # noqa: S608 - ours
     row = turns.fetchone()
-    for (
-        key,
-        id_,
-        uid,
-        agent,
-        name,
-        model,
-        parent,
-        created_ms,
-        used_ms,
-        n_bytes,
-    ) in transaction.execute(
-        "SELECT key, id, uid, agent, name, model, parent, created_ms, used_ms, n_bytes"
-        " FROM contexts ORDER BY key"
-    ):
-        blobs: list[bytes] = []
-        log: list[Entry] = []
-        while row is not None and row[0] == key:
-            log.append(Entry(row[1], _parts(row[4]), bool(row[2]), bool(row[3])))
-            blobs.append(row[5])
+    for head in transaction.execute(f"SELECT {_HEAD} FROM contexts ORDER BY key"):  # noqa: S608 - ours
+        rows: list[tuple[Any, ...]] = []
+        while row is not None and row[0] == head[0]:
+            rows.append(row)
             row = turns.fetchone()
-        tokens = from_blob(b"".join(blobs))
-        yield SavedContext(
-            ContextId(id_),
-            AgentId(uid, agent),
-            model,
-            created_ms,
-            used_ms,
-            name,
-            None if parent is None else ContextId(parent),
-            tokens,
-            log,
-            n_bytes,
-        )
+        yield _context(head, rows)
+
+
+def load(transaction: Transaction, context: ContextId) -> SavedContext | None:
+    """One context with its whole log, or None."""
+    head = transaction.execute(
+        f"SELECT {_HEAD} FROM contexts WHERE id = ?",  # noqa: S608 - our own column names
+        (context,),
+    ).fetchone()
+    if head is None:
+        return None
+    turns = transaction.execute(
+        f"SELECT {_TURN} FROM turns WHERE context = ? ORDER BY seq",  # noqa: S608 - likewise
+        (head[0],),
+    )
+    return _context(head, turns.fetchall())
 
 
 def held(transaction: Transaction) -> list[Held]:
@@ -224,6 +211,23 @@ def from_blob(blob: bytes) -> array[int]:
     if sys.byteorder == "big":
         tokens.byteswap()
     return tokens
+
+
+def _context(head: tuple[Any, ...], turns: list[tuple[Any, ...]]) -> SavedContext:
+    """From rows of _HEAD and _TURN."""
+    _, id_, uid, agent, name, model, parent, created_ms, used_ms, n_bytes = head
+    return SavedContext(
+        ContextId(id_),
+        AgentId(uid, agent),
+        model,
+        created_ms,
+        used_ms,
+        name,
+        None if parent is None else ContextId(parent),
+        from_blob(b"".join(turn[5] for turn in turns)),
+        [Entry(turn[1], _parts(turn[4]), bool(turn[2]), bool(turn[3])) for turn in turns],
+        n_bytes,
+    )
 
 
 def _touch(

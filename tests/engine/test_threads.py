@@ -134,7 +134,7 @@ def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     threads.set_environment()
-    assert os.environ["GOMP_SPINCOUNT"] == "1000"
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     threads.set_environment()
     assert os.environ["GOMP_SPINCOUNT"] == "7"

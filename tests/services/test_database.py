@@ -56,6 +56,11 @@ def modes(directory: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
 
 
+def journal_mode_of(path: Path) -> str:
+    """Source: sqlite.org/fileformat2.html, byte 18 is 2 for a file that needs a write-ahead log."""
+    return {1: "delete", 2: "wal"}[path.read_bytes()[18]]
+
+
 class Held:
     """A write that stays in its transaction until it is let go."""
 
@@ -113,6 +118,15 @@ def test_commits_are_synced_and_the_file_is_its_owners_alone(tmp_path: Path) -> 
 
             assert await db.write(settings) == [2, "wal", 1]  # 2 is FULL
 
+    run(main())
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path / "db", [v1]):
+            assert modes(tmp_path)["db"] == 0o600
+
+    (tmp_path / "db").touch(0o644)
     run(main())
 
 
@@ -375,6 +389,7 @@ def test_a_backup_while_writes_go_on_is_one_whole_view(tmp_path: Path) -> None:
             assert len(numbers_in(tmp_path / "copy0")) == 600
         names = ("db", "copy0", "copy1", "copy2", "copy3")  # no logs, nothing half-done
         assert modes(tmp_path) == dict.fromkeys(names, 0o600)
+        assert journal_mode_of(tmp_path / "copy0") == "delete"
         async with opened(tmp_path / "copy0", [v1]) as db:
             assert await db.write(insert(600)) == 600
 

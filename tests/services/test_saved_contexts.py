@@ -48,6 +48,14 @@ def test_contexts_come_in_order_of_creation_with_their_own_turns(db: Transaction
     assert list(loaded(db).values()) == expected
 
 
+def test_one_context_is_loaded_by_its_id(db: Transaction) -> None:
+    save_turns(db, "c1", 2)
+    save_turns(db, "c2", 3)
+    every = {context.id: context for context in saved_contexts.load_all(db)}
+    assert saved_contexts.load(db, ContextId("c2")) == every[ContextId("c2")]
+    assert saved_contexts.load(db, ContextId("c3")) is None
+
+
 def test_committing_a_turn_writes_two_rows_however_long_the_log(db: Transaction) -> None:
     context = save_turns(db, "c1", 100)
     connection: sqlite3.Connection = db._connection
