@@ -21,11 +21,14 @@ ENTRIES = {
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),
     "ping": Entry("aiosctl.ping", "ping", "Whether the daemon answers, and how fast.", LOOK),
-    "job": Entry("aiosctl.job", "job", "List, end, pause and rank jobs.", MANAGE),
-    "context": Entry("aiosctl.context", "context", "List, show and remove contexts.", MANAGE),
+    "job": Entry("aiosctl.job", "job", "List, follow, end, pause and rank jobs.", MANAGE),
+    "context": Entry(
+        "aiosctl.context", "context", "Show, fork, rewind and remove contexts.", MANAGE
+    ),
     "agent": Entry("aiosctl.agent", "agent", "List and end agents.", MANAGE),
-    "model": Entry("aiosctl.model", "model", "List the models.", MANAGE),
+    "model": Entry("aiosctl.model", "model", "List, add and remove models.", MANAGE),
     "policy": Entry("aiosctl.policy", "policy", "Show or set how jobs share the model.", MANAGE),
+    "backup": Entry("aiosctl.backup", "backup", "Copy all that the daemon keeps.", MANAGE),
     "describe": Entry("aiosctl.describe", "describe", "The syscalls and their parameters.", OTHER),
     "call": Entry("aiosctl.call", "call", "Make any syscall by its name.", OTHER),
     "completion": Entry(

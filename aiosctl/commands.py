@@ -37,6 +37,11 @@ _OTHER_WORDS = {
     "contexts": "context",
     "agents": "agent",
     "models": "model",
+    "copy": "fork",
+    "clone": "fork",
+    "undo": "rewind",
+    "read": "log",
+    "follow": "attach",
     "help": "--help",
 }
 

@@ -54,6 +54,16 @@ _LISTS = {
 }
 
 
+def how_to_attach(job: str, from_token: int = 0) -> str:
+    """What to type to follow a detached job from one of its tokens on."""
+    command = f"aiosctl job attach {job}"
+    return (
+        f"attach with: {command} --from-token {from_token}"
+        if from_token
+        else f"attach with: {command}"
+    )
+
+
 def exit_code(error: AiosError) -> Exit:
     """The exit code for what the SDK raised."""
     match error:
@@ -81,6 +91,8 @@ def explain(error: AiosError) -> str:
                 "to you: join its group ('sudo usermod -aG aiosd $USER', then log in again), or "
                 "start your own with 'aiosd &'"
             )
+        case ConnectionLost(job=str(job)):
+            return f"{error}; when the daemon answers, {how_to_attach(job, error.from_token)}"
         case ConnectionLost():
             return f"{error}; is the daemon still running? 'aiosctl ping' tells"
         case SyscallError():

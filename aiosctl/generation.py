@@ -1,4 +1,4 @@
-"""One llm.generate, shown while it happens: the words, what the job waits for, and Ctrl-C.
+"""One llm.generate or job.attach, shown while it happens: words, what the job waits for, Ctrl-C.
 
 Rule 1: stdout gets the model's words and nothing else.
 Rule 2: Ctrl-C reaches the daemon as a cancel before anything else happens here.
@@ -31,6 +31,7 @@ def generate(
     show: Callable[[dict[str, Any]], None],
     is_patient: bool,
     shows_news: bool = False,
+    method: str = "llm.generate",
 ) -> dict[str, Any]:
     """Make the call; ``show`` gets each chunk of words (and of news, if asked); the result.
 
@@ -39,7 +40,7 @@ def generate(
                 KeyboardInterrupt at once
     """
     with (
-        app.stream("llm.generate", **params) as stream,
+        app.stream(method, **params) as stream,
         _Waiting() as waiting,
         _interrupts(stream, is_patient=is_patient),
     ):

@@ -9,6 +9,8 @@ import click
 from aiosctl import complete, render, units
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Command, Group
+from aiosctl.failures import how_to_attach
+from aiosctl.generation import Printer, generate, remark_on
 from aiosctl.many import for_each
 
 PRIORITIES = ("interactive", "normal", "background")
@@ -58,10 +60,11 @@ def ps(app: App, is_all: bool) -> None:
         ("end a job", "aiosctl job kill j12"),
         ("let it wait, then go on", "aiosctl job pause j12 && aiosctl job resume j12"),
         ("let it go first", "aiosctl job priority j12 interactive"),
+        ("read what a detached one writes", "aiosctl job attach j12"),
     ),
 )
 def job() -> None:
-    """List, end, pause, resume and rank jobs. 'aiosctl ps' shows the jobs of all your agents."""
+    """List, follow, end, pause and rank jobs. 'aiosctl ps' shows the jobs of all your agents."""
 
 
 @job.command("ls", examples=(("as another of your agents", "aiosctl --agent alice job ls"),))
@@ -106,6 +109,52 @@ def resume(app: App, jobs: tuple[str, ...]) -> None:
 def priority(app: App, job_id: str, level: str) -> None:
     """Change a job's class: interactive, normal or background."""
     for_each(app, (job_id,), lambda one: app.call("job.priority", job=one, priority=level))
+
+
+@job.command(
+    examples=(
+        ("start one, read it later", 'job=$(aiosctl run --detach "Tell me a story.")'),
+        ("all of it", 'aiosctl job attach "$job"'),
+        ("what comes after its first 40 tokens", 'aiosctl job attach "$job" --from-token 40'),
+    )
+)
+@click.argument("job_id", metavar="JOB", shell_complete=complete.jobs)
+@click.option(
+    "--from-token",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    show_default=True,
+    help="The first token wanted.",
+)
+@pass_app
+def attach(app: App, job_id: str, from_token: int) -> None:
+    """Print what a detached job has written and goes on writing, until it ends.
+
+    Ctrl-C leaves the job as it is; 'aiosctl job kill' ends it.
+    """
+    printer = Printer()
+    n_tokens = from_token
+
+    def show(chunk: dict[str, Any]) -> None:
+        nonlocal n_tokens
+        n_tokens += len(chunk["tokens"])
+        if not app.is_json:
+            printer.show(chunk)
+
+    params = {"job": job_id, "from_token": from_token}
+    try:
+        result = generate(app, params, show=show, is_patient=False, method="job.attach")
+    except BaseException as error:
+        printer.end_line()  # whatever comes next starts a line
+        if isinstance(error, KeyboardInterrupt):
+            render.remark(f"{job_id} goes on; {how_to_attach(job_id, n_tokens)}")
+        raise
+    if app.is_json:
+        render.document(result)
+        return
+    printer.finish(result["text"])
+    remark_on(result, from_token + len(result["tokens"]))
 
 
 def _show(app: App, result: dict[str, Any], nothing: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from aiosctl import render, units
+from aiosctl import complete, render, units
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Group
+from aiosctl.many import for_each
 
 COLUMNS = (
     render.Column("MODEL", "name"),
@@ -18,9 +21,16 @@ COLUMNS = (
 )
 
 
-@click.group(cls=Group, examples=(("what there is", "aiosctl model ls"),))
+@click.group(
+    cls=Group,
+    examples=(
+        ("what there is", "aiosctl model ls"),
+        ("one more", "aiosctl model add ~/Downloads/qwen2.5-0.5b-q8.gguf --name qwen"),
+        ("serve it", "aiosd --model qwen"),
+    ),
+)
 def model() -> None:
-    """List the models."""
+    """List the models, add and remove them."""
 
 
 @model.command("ls")
@@ -32,3 +42,28 @@ def list_(app: App) -> None:
         render.document(result)
         return
     render.table(result["models"], COLUMNS, nothing="no models")
+
+
+@model.command(examples=(("under a name of its own", "aiosctl model add big.gguf --name big"),))
+@click.argument("file", metavar="PATH", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="What to call it.  [default: as its file]")
+@pass_app
+def add(app: App, file: Path, name: str | None) -> None:
+    """Copy a GGUF file into the daemon's models, and print the model's name.
+
+    The daemon reads the file, as its own user. It needs the right 'admin' (root, or the daemon's
+    own user).
+    """
+    result = app.call("model.add", path=str(file.absolute()), name=name)
+    if app.is_json:
+        render.document(result)
+    else:
+        render.line(result["name"])
+
+
+@model.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…", shell_complete=complete.models)
+@pass_app
+def rm(app: App, names: tuple[str, ...]) -> None:
+    """Delete models' files from the daemon's models. It needs the right 'admin'."""
+    for_each(app, names, lambda one: app.call("model.remove", name=one))

@@ -45,6 +45,29 @@ class Column:
         return one_line(self.show(value)) if value is not None else EMPTY
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One line of a tree: how deep it is, what it is, and what a person is told besides."""
+
+    depth: int
+    label: str
+    figures: str = ""
+
+
+def tree(branches: Sequence[Branch], *, nothing: str) -> None:
+    """Draw branches, each after its parent: with rich on a terminal, as indented labels in a pipe.
+
+    Without branches a person gets the words in ``nothing``.
+    """
+    if not is_terminal(sys.stdout):
+        for branch in branches:
+            _write("  " * branch.depth + one_line(branch.label) + "\n")
+    elif branches:
+        _draw_tree(branches)
+    else:
+        hint(nothing)
+
+
 def table(rows: Iterable[Mapping[str, Any]], columns: Sequence[Column], *, nothing: str) -> None:
     """Draw rows under headings: with rich on a terminal, as aligned text in a pipe.
 
@@ -209,6 +232,20 @@ def _draw_record(lines: Sequence[tuple[str, str]]) -> None:
     for name, value in lines:
         drawn.add_row(Text(name, style="bold"), Text(value, style=_STATE_STYLES.get(value, "")))
     _draw(drawn)
+
+
+def _draw_tree(branches: Sequence[Branch]) -> None:
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree("", hide_root=True)
+    path = [root]  # from the root to the last one drawn
+    for branch in branches:
+        label = Text(one_line(branch.label), style="bold" if branch.figures else "dim")
+        label.append(f"  {one_line(branch.figures)}".rstrip(), style="not bold")
+        del path[branch.depth + 1 :]
+        path.append(path[-1].add(label))
+    _draw(root)
 
 
 def _draw(drawn: Any) -> None:

@@ -11,6 +11,7 @@ import click
 from aiosctl import complete, render, standard_input
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Command
+from aiosctl.failures import how_to_attach
 from aiosctl.generation import Printer, cost, generate, remark_on
 
 PRIORITIES = ("interactive", "normal", "background")
@@ -26,6 +27,7 @@ MAX_CONSTRAINT_BYTES = 1024 * 1024  # of a schema or a grammar; the daemon's own
         ("JSON of a given shape", 'aiosctl run --schema person.json "Invent a person."'),
         ("go on in a conversation", 'aiosctl run --context c3 "And the fourth?"'),
         ("everything there is to know", 'aiosctl run --json "Hello" | jq .usage'),
+        ("don't wait for it", 'job=$(aiosctl run --detach "Tell me a story.")'),
     ),
 )
 @click.argument("prompt", nargs=-1)
@@ -89,10 +91,22 @@ MAX_CONSTRAINT_BYTES = 1024 * 1024  # of a schema or a grammar; the daemon's own
     "--stream prints each chunk on a line of its own.",
 )
 @click.option("--usage", is_flag=True, help="Show on stderr what it cost.")
+@click.option(
+    "--detach",
+    "is_detached",
+    is_flag=True,
+    help="Print the job's id and leave; 'aiosctl job attach' gives the answer.",
+)
 @pass_app
 def run(
-    app: App, /, prompt: tuple[str, ...], is_streamed: bool | None, usage: bool, **options: Any
-) -> None:  # fmt: skip
+    app: App,
+    /,
+    prompt: tuple[str, ...],
+    is_streamed: bool | None,
+    usage: bool,
+    is_detached: bool,
+    **options: Any,
+) -> None:
     """Send PROMPT to the model and print its answer as it comes.
 
     Several words are joined by spaces. A '-' among them stands for what is on standard input;
@@ -101,7 +115,12 @@ def run(
     Nothing but the answer goes to standard output (as one line at least: a newline ends it). While
     the job waits for others, a terminal shows its place in line.
     """
+    if is_detached and (usage or is_streamed is not None):
+        raise click.UsageError("--detach doesn't wait for the answer: no --usage, --[no-]stream")
     params = _params(_prompt(prompt), options)
+    if is_detached:
+        _detach(app, params)
+        return
     if app.is_json:
         is_lines = is_streamed is True
         show = _show_line if is_lines else _show_nothing
@@ -118,6 +137,17 @@ def run(
         remark_on(result, params["max_tokens"])
     if usage:
         render.remark(cost(result))
+
+
+def _detach(app: App, params: dict[str, Any]) -> None:
+    """Start the job, tell its id, leave: the job goes on without us."""
+    with app.stream("llm.generate", **params, detach=True) as stream:
+        job = stream.wait_job()
+    if app.is_json:
+        render.document({"job": job})
+        return
+    render.line(job)
+    render.hint(how_to_attach(job))
 
 
 def _show_line(chunk: dict[str, Any]) -> None:

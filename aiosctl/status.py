@@ -14,21 +14,27 @@ from aiosctl.commands import Command
 @click.command(cls=Command, examples=(("for a program", "aiosctl status --json"),))
 @pass_app
 def status(app: App) -> None:
-    """Show what the daemon is and does: its models, its jobs, its memory."""
+    """Show what the daemon is and does: its models, its jobs, its memory.
+
+    Contexts live in the model's slots, then in snapshots in RAM, then in files; what is in none of
+    these is read again when it is needed.
+    """
     result = app.call("sys.status")
     if app.is_json:
         render.document(result)
         return
-    render.record(
-        [
-            ("aiosd", result["version"]),
-            ("state", result["state"]),
-            ("pid", result["pid"]),
-            ("up", units.seconds(result["uptime_s"])),
-            ("memory", units.size(result["rss_bytes"])),
-            ("agents", result["agents"]),
-        ]
-    )
+    figures = [
+        ("aiosd", result["version"]),
+        ("state", result["state"]),
+        ("pid", result["pid"]),
+        ("up", units.seconds(result["uptime_s"])),
+        ("memory", units.size(result["rss_bytes"])),
+        ("agents", result["agents"]),
+    ]
+    if "contexts" in result:
+        kept = result["contexts"]
+        figures.append(("contexts", f"{kept['n']}, {_used(kept['bytes'], kept['limit_bytes'])}"))
+    render.record(figures)
     for core in result["cores"]:
         render.line("")
         render.record(_core(core))
@@ -46,7 +52,12 @@ def _core(core: dict[str, Any]) -> list[tuple[str, Any]]:
         ("tokens", ", ".join(f"{number} {kind}" for kind, number in tokens.items())),
         (
             "snapshots",
-            f"{units.size(snapshots['ram_bytes'])} in RAM, "
-            f"{units.size(snapshots['file_bytes'])} in files",
+            f"{_used(snapshots['ram_bytes'], snapshots.get('ram_limit_bytes'))} in RAM, "
+            f"{_used(snapshots['file_bytes'], snapshots.get('file_limit_bytes'))} in files",
         ),
     ]
+
+
+def _used(n_bytes: int, limit_bytes: int | None) -> str:
+    used = units.size(n_bytes)
+    return used if limit_bytes is None else f"{used} of {units.size(limit_bytes)}"

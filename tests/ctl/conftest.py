@@ -28,7 +28,8 @@ class Ctl(Protocol):
 
 def environment(socket_path: Path | str) -> dict[str, str]:
     """Nothing of ours but what aiosctl needs."""
-    return {
+    where = os.environ.get("PYTHONPATH")  # of a tree that isn't the one installed
+    return ({} if where is None else {"PYTHONPATH": where}) | {
         "AIOSD_SOCKET": str(socket_path),
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "LC_ALL": "C.UTF-8",

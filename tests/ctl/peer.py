@@ -231,17 +231,15 @@ AGENT = {
     "since_ms": 0,
 }  # fmt: skip
 
+CORE = {
+    "model": "smollm2", "policy": "rr", "quantum_tokens": 16, "lanes": 4, "n_slots": 8,
+    "slot_tokens": 2048, "jobs": {"ready": 1, "running": 2, "stalled": 0, "paused": 1},
+    "steps": 77, "tokens": {"prompt": 300, "cached": 100, "output": 48},
+    "snapshots": {"ram_bytes": 1572864, "file_bytes": 0},
+}  # fmt: skip
 STATUS = {
     "version": "0.1.0", "pid": 4242, "uptime_s": 3725, "state": "serving", "agents": 3,
-    "cores": [
-        {
-            "model": "smollm2", "policy": "rr", "quantum_tokens": 16, "lanes": 4, "n_slots": 8,
-            "slot_tokens": 2048, "jobs": {"ready": 1, "running": 2, "stalled": 0, "paused": 1},
-            "steps": 77, "tokens": {"prompt": 300, "cached": 100, "output": 48},
-            "snapshots": {"ram_bytes": 1572864, "file_bytes": 0},
-        }
-    ],
-    "rss_bytes": 268435456,
+    "cores": [CORE], "rss_bytes": 268435456,
 }  # fmt: skip
 
 DEFAULTS: dict[str, Answer] = {
@@ -270,12 +268,25 @@ DEFAULTS: dict[str, Answer] = {
             {"role": "assistant", "content": "Hello, Ada."},
         ]
     },
+    "context.fork": {"context": "c10"},
+    "context.rewind": {"context": "c1", "n_tokens": 30, "n_messages": 1},
+    "context.snapshot": lambda call: {
+        "context": call.params["context"], "residence": call.params.get("to", "ram"),
+        "snapshot_bytes": 1572864,
+    },
+    "context.prefetch": {"context": "c1", "residence": "slot", "cached_tokens": 52},
     "context.delete": {},
     "job.list": lambda call: {"jobs": JOBS if call.params.get("all") else []},
     "job.cancel": {},
     "job.pause": {},
     "job.resume": {},
     "job.priority": {},
+    "job.attach": spoken("Hello", " there", "."),
+    "sys.backup": lambda call: {"path": call.params["path"], "bytes": 1572864},
+    "model.add": lambda call: {
+        "name": call.params.get("name", "m"), "path": "/models/" + call.params.get("name", "m"),
+    },
+    "model.remove": {},
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from tests.ctl.conftest import Ctl, command, environment
-from tests.ctl.peer import JOBS, STATUS, UID, Peer, context_info, spoken
+from tests.ctl.peer import CORE, JOBS, STATUS, UID, Peer, context_info, spoken
 
 PS = """\
 JOB  AGENT   UID  CONTEXT  STATE    PRIORITY    TOKENS  WAITED  SLICES  PARKS
@@ -85,12 +85,23 @@ def test_ps_json_is_the_result_without_others_jobs(ctl: Ctl) -> None:
         ("job", "ls"),
         ("context", "ls"),
         ("context", "show", "c1"),
+        ("context", "log", "c1"),
+        ("context", "tree"),
         ("context", "create", "notes"),
+        ("context", "fork", "c1"),
+        ("context", "rewind", "c1", "--tokens", "30"),
+        ("context", "snapshot", "c1"),
+        ("context", "prefetch", "c1"),
         ("context", "rm", "c1", "c2"),
         ("agent", "ls"),
         ("agent", "info", "alice"),
         ("agent", "kill", "alice"),
         ("model", "ls"),
+        ("model", "add", "/m.gguf"),
+        ("model", "rm", "m"),
+        ("backup", "/b.db"),
+        ("job", "attach", "j1"),
+        ("run", "Hello", "--detach"),
         ("policy",),
         ("policy", "--policy", "fifo"),
         ("describe",),
@@ -128,6 +139,21 @@ def test_status_reads_as_name_and_value(ctl: Ctl) -> None:
     ]
     assert "jobs       1 ready, 2 running, 0 stalled, 1 paused" in lines
     assert "snapshots  1.5MiB in RAM, 0B in files" in lines
+
+
+def test_status_tells_what_the_tiers_use_and_may_use(ctl: Ctl, peer: Peer) -> None:
+    snapshots = {
+        "ram_bytes": 1572864, "ram_limit_bytes": 268435456, "file_bytes": 0,
+        "file_limit_bytes": 1073741824,
+    }  # fmt: skip
+    peer.answers["sys.status"] = {
+        **STATUS,
+        "cores": [{**CORE, "snapshots": snapshots}],
+        "contexts": {"n": 12, "bytes": 2097152, "limit_bytes": 67108864},
+    }
+    lines = ctl("status").stdout.splitlines()
+    assert "contexts  12, 2MiB of 64MiB" in lines
+    assert "snapshots  1.5MiB of 256MiB in RAM, 0B of 1GiB in files" in lines
 
 
 def test_status_json_is_the_syscalls_result(ctl: Ctl) -> None:
