@@ -99,6 +99,7 @@ class _Connection(aiosqlite.Connection):
     """A connection with its own thread, on which whole functions run."""
 
     async def start(self) -> None:
+        self._thread.daemon = True  # a process that failed to close() ends all the same
         try:
             await self
         except BaseException:

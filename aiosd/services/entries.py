@@ -122,7 +122,7 @@ def place_of_message(log: Sequence[Entry], n_kept: int) -> Place | tuple[int, in
         if n_seen == n_kept and not following.goes_on:
             if part.end is None:
                 return turn, index
-            is_whole = part.end == log[turn].n_tokens and index == len(log[turn].parts) - 1
+            is_whole = part.end == log[turn].n_tokens
             return Place(turn + 1, 0) if is_whole else Place(turn, part.end)
     raise ValueError(f"{n_kept} messages, the log has {n_seen}")
 

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -329,6 +330,16 @@ def test_when_the_writer_is_cancelled_nobody_waits_for_ever(tmp_path: Path) -> N
 
     run(main())
     assert numbers_in(tmp_path / "db") == [0]
+
+
+def test_a_process_that_fails_to_close_its_database_ends_all_the_same(tmp_path: Path) -> None:
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from aiosd.services.database import Database\n"
+        "asyncio.run(Database.open(pathlib.Path(sys.argv[1]), []))\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "db")]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 0
 
 
 def test_a_bug_in_on_commit_is_its_callers_alone(tmp_path: Path) -> None:

@@ -90,6 +90,25 @@ def test_a_message_rewound_to_leaves_what_appending_it_alone_would_have() -> Non
     assert cut(told, Place(0, 4), words) == (0, alone)
 
 
+def test_a_cut_in_the_words_that_open_a_reply_wants_none_of_its_own() -> None:
+    asked = entry([], 9, [HELLO], is_open=True, wants_reply=False, reply="Hi", n_reply_tokens=2)
+    told = [entries.with_end(asked, 0, 4)]
+    assert cut(told, Place(0, 5), words) == (0, Entry(5, (Part(HELLO, end=4),)))
+
+
+def test_a_reply_in_an_open_turn_without_a_message_is_one_of_its_own() -> None:
+    made = entry(
+        [Entry(2, is_open=True)],
+        3,
+        [],
+        is_open=True,
+        wants_reply=False,
+        reply="Hi",
+        n_reply_tokens=1,
+    )
+    assert made.parts == (Part({"role": "assistant", "content": "Hi"}, 2, 3),)
+
+
 def test_messages_before_the_one_rewound_to_stay_though_their_ends_are_not_known() -> None:
     asked = entry(
         [], 9, [SYSTEM, HELLO, HELLO], is_open=True, wants_reply=False, reply="", n_reply_tokens=0

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from aiosd.kernel.model import AgentId, ContextId
-from aiosd.services import saved_agents, saved_contexts
+from aiosd.kernel.model import AgentId, ContextId, JobId
+from aiosd.services import saved_agents, saved_contexts, saved_jobs
 from aiosd.services.database import Transaction
 from aiosd.services.entries import Entry, Part, Place, cut
 from aiosd.services.saved_contexts import NotAsSaved, SavedContext
+from aiosd.services.saved_jobs import SavedJob
 from tests.services.opened import ALICE, BOB, in_memory, new_context, save_turns, turn
 
 
@@ -96,8 +97,10 @@ def test_rewinding_cuts_rows_and_what_is_appended_then_follows(db: Transaction) 
 
 def test_a_rewind_from_another_state_than_the_saved_one_is_refused(db: Transaction) -> None:
     save_turns(db, "c1", 2)
-    with pytest.raises(NotAsSaved, match="context c1 has 2 turns saved, 4 were expected"):
-        saved_contexts.rewind(db, ContextId("c1"), 4, (1, None), used_ms=9)
+    for n_turns in (1, 4):
+        words = f"context c1 has 2 turns saved, {n_turns} were expected"
+        with pytest.raises(NotAsSaved, match=words):
+            saved_contexts.rewind(db, ContextId("c1"), n_turns, (1, None), used_ms=9)
 
 
 def test_a_fork_has_the_turns_up_to_its_place_and_a_life_of_its_own(db: Transaction) -> None:
@@ -170,4 +173,7 @@ def test_agents_figures_add_up_and_go_with_their_last_context(db: Transaction) -
     assert saved_agents.forget_unused(db) == 1
     assert saved_agents.load_all(db) == {ALICE: (100, 12)}
     saved_contexts.delete(db, [ContextId("c1")])
+    saved_jobs.create(db, SavedJob(JobId("j1"), ALICE, None, {}, array("i"), 1, 10))
+    assert saved_agents.forget_unused(db) == 0  # a job of theirs is left
+    saved_jobs.delete(db, JobId("j1"))
     assert saved_agents.forget_unused(db) == 1
