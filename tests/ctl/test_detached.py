@@ -17,14 +17,14 @@ __all__ = ["terminals"]  # the fixture, which pytest finds by its name here
 def goes_on(call: Call) -> dict[str, Any]:
     """A job that has been accepted and has written nothing yet."""
     call.chunk(job="j7", state="queued", position=3)
-    call.wait_for_cancel()  # of the call: the client leaves
+    assert call.connection.receive() is None  # the client leaves, and cancels nothing
     raise OSError
 
 
 def hangs(call: Call) -> dict[str, Any]:
     call.say("Once upon")
     call.say(" a time")
-    call.wait_for_cancel()
+    call.wait_for_cancel()  # of job.attach, which leaves the job alone
     raise OSError
 
 

@@ -24,7 +24,13 @@ from aios_sdk import (
 )
 from aios_sdk.wire import encode_notification
 from tests.sdk.peer import Conversation, generation
-from tests.sdk.test_client import REWOUND, gives_all, gives_the_rest, three_tokens_then_dies
+from tests.sdk.test_client import (
+    REWOUND,
+    gives_all,
+    gives_the_rest,
+    is_left_behind,
+    three_tokens_then_dies,
+)
 
 Serve = Callable[..., str]
 
@@ -393,21 +399,28 @@ def test_a_detached_generation_is_a_generation(serve: Serve) -> None:
     run(main())
 
 
-def test_the_job_is_known_before_its_words_and_leaving_ends_the_call_alone(serve: Serve) -> None:
-    def script(peer: Conversation) -> None:
-        peer.hello()
-        request = peer.expect("llm.generate")
-        peer.news(request, "j7")
-        assert peer.expect("cancel").params == {"id": request.id}
-        peer.refuse(request, "cancelled", "by its caller")
-        peer.reply(peer.expect("job.attach"), generation("abcd", job="j7"))
-        peer.expect_end()
-
+def test_the_job_is_known_before_its_words_and_goes_on_when_it_is_left(serve: Serve) -> None:
     async def main() -> None:
-        async with AsyncClient(serve(script)) as client:
-            async with client.generate_stream("x", detach=True) as stream:
+        async with AsyncClient(serve(is_left_behind)) as client:
+            context = client.context_at("c1")
+            async with context.generate_stream("x", detach=True) as stream:
                 job = await stream.wait_job()
+            with pytest.raises(Busy, match="c1 is busy"):
+                await context.append("y")
             assert (await client.attach(job)).text == "abcd"
+
+    run(main())
+
+
+def test_a_detached_job_is_ended_by_cancel(serve: Serve) -> None:
+    async def main() -> None:
+        async with AsyncClient(serve(endless)) as client:
+            async with client.generate_stream("x", detach=True) as stream:
+                assert (await anext(stream.stream))["text"] == "a"
+                stream.cancel()
+                with pytest.raises(Cancelled):
+                    await stream.result()
+            await client.ping()
 
     run(main())
 

@@ -455,20 +455,51 @@ def test_a_job_that_ends_with_its_connection_is_none_to_attach_to(serve: Serve) 
         assert caught.value.job is None
 
 
-def test_the_job_is_known_before_its_words_and_leaving_ends_the_call_alone(serve: Serve) -> None:
+def is_left_behind(peer: Conversation) -> None:
+    """A detached job that nobody cancels; its context is busy, which the daemon says at once."""
+    peer.hello()
+    request = peer.expect("llm.generate")
+    peer.news(request, "j7")
+    peer.chunk(request, "a")
+    peer.refuse(peer.expect("context.append"), "busy", "c1 is busy", job="j7")
+    attach = peer.expect("job.attach")
+    peer.chunk(request, "dropped")
+    peer.reply(request, generation("abcd", job="j7"))
+    peer.reply(attach, generation("abcd", job="j7"))
+    peer.expect_end()
+
+
+def test_the_job_is_known_before_its_words_and_goes_on_when_it_is_left(serve: Serve) -> None:
+    with Client(serve(is_left_behind)) as client:
+        context = client.context_at("c1")
+        with context.generate_stream("x", detach=True) as stream:
+            job = stream.wait_job()
+        with pytest.raises(Busy, match="c1 is busy"):
+            context.append("y")
+        assert client.attach(job).text == "abcd"
+
+
+def test_a_detached_job_is_ended_by_cancel(serve: Serve) -> None:
+    with Client(serve(endless)) as client:
+        with client.generate_stream("x", detach=True) as stream:
+            assert next(stream.stream)["text"] == "a"
+            stream.cancel()
+            with pytest.raises(Cancelled):
+                _ = stream.result
+        client.ping()
+
+
+def test_a_client_that_gives_up_leaves_a_detached_job_alone(serve: Serve) -> None:
     def script(peer: Conversation) -> None:
         peer.hello()
-        request = peer.expect("llm.generate")
-        peer.news(request, "j7")
-        assert peer.expect("cancel").params == {"id": request.id}
-        peer.refuse(request, "cancelled", "by its caller")
-        peer.reply(peer.expect("job.attach"), generation("abcd", job="j7"))
+        peer.expect("llm.generate")
         peer.expect_end()
 
-    with Client(serve(script)) as client:
-        with client.generate_stream("x", detach=True) as stream:
-            job = stream.wait_job()
-        assert client.attach(job).text == "abcd"
+    with (
+        Client(serve(script), timeout_s=0.05) as client,
+        pytest.raises(DeadlineExceeded, match="its job goes on"),
+    ):
+        client.generate("x", detach=True)
 
 
 def test_waiting_for_the_job_of_a_call_that_fails_raises_its_error(serve: Serve) -> None:

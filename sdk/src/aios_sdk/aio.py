@@ -106,8 +106,8 @@ class AsyncClient:
     ) -> Generation:
         """Let the model write: from a prompt (a string, as it is), messages or tokens.
 
-        With detach=True the job goes on if the connection ends; the ConnectionLost that this call
-        then raises has the job to attach() to.
+        With detach=True the job goes on if we leave, or the connection ends; the ConnectionLost
+        that this call then raises has the job to attach() to.
         """
         params = what_params(what) | {"context": context} | dict(options)
         if options.get("detach"):

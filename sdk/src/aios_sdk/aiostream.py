@@ -1,7 +1,7 @@
 """Calls that send chunks, with await: AsyncStream (chunks as maps) and AsyncTextStream (text).
 
 Rule 1: leaving early cancels in the daemon: the with-block, the loop, the task, the last reference.
-A detached job goes on all the same: only the call that follows it ends.
+A detached job goes on: of those only cancel() ends one.
 Rule 2: the call begins at ``async with`` or at the first chunk, whichever comes first.
 """
 

@@ -95,8 +95,9 @@ class Call:
         return self.job
 
     @property
-    def outlives_connection(self) -> bool:
-        return self.method == "job.attach" or self.params.get("detach") is True
+    def is_detached(self) -> bool:
+        """Whether its job goes on without it."""
+        return self.params.get("detach") is True
 
 
 class Calls:
@@ -137,11 +138,12 @@ class Calls:
             self.outbox.append((encode_notification("cancel", {"id": call.id}), None))
 
     def abandon(self, call: Call) -> None:
-        """Cancel, unless it is done, and forget its chunks, now and from now on."""
+        """Cancel, unless it is done or detached, and forget its chunks, now and from now on."""
         call.is_abandoned = True
         self.n_chunks -= len(call.chunks)
         call.chunks.clear()
-        self.cancel(call)
+        if not call.is_detached:  # a cancel would end its job, which is to go on without us
+            self.cancel(call)
 
     def in_the_way(self, params: dict[str, object]) -> Call | None:
         """An abandoned call that still holds the context these params name: until its response
@@ -150,7 +152,8 @@ class Calls:
         if context is None:
             return None
         for call in list(self._open.values()):
-            if call.is_abandoned and call.params.get("context") == context:
+            is_ending = call.is_abandoned and (call.is_cancelling or not call.is_detached)
+            if is_ending and call.params.get("context") == context:
                 return call
         return None
 
@@ -254,7 +257,7 @@ def _first_token(params: dict[str, object]) -> int:
 
 def _lost(call: Call, ended: str, reason: str) -> ConnectionLost:
     """What to raise for a call that was under way."""
-    if call.job is None or not call.outlives_connection:
+    if call.job is None or not (call.is_detached or call.method == "job.attach"):
         return ConnectionLost(
             f"{ended} {call.method} ({reason}); whether it took effect is unknown",
             may_have_happened=True,
@@ -299,8 +302,9 @@ def may_repeat(method: str, lost: ConnectionLost) -> bool:
 
 
 def timed_out(call: Call, timeout_s: float) -> DeadlineExceeded:
+    now = "its job goes on" if call.is_detached else "it is cancelled"
     return DeadlineExceeded(
         f"no word from the daemon on {call.method} for {timeout_s:g} s (the client's timeout_s); "
-        f"it is cancelled",
+        f"{now}",
         timeout_s=timeout_s,
     )

@@ -1,7 +1,7 @@
 """Calls that send chunks, blocking: Stream (chunks as maps) and TextStream (text).
 
 Rule 1: leaving early cancels in the daemon: the with-block, the loop, or the last reference.
-A detached job goes on all the same: only the call that follows it ends.
+A detached job goes on: of those only cancel() ends one.
 Rule 2: a stream that nobody reads doesn't read the socket, so the daemon stops generating.
 """
 
@@ -18,8 +18,8 @@ from aios_sdk.results import Generation
 class Stream:
     """A call under way: a context manager and an iterator of its chunks.
 
-    Leaving the with-block or the loop before the end cancels the call in the daemon (but not a
-    detached job).  next() takes one chunk and leaves the call as it is.
+    Leaving the with-block or the loop before the end cancels the call in the daemon, unless its job
+    is detached.  next() takes one chunk and leaves the call as it is.
     """
 
     def __init__(self, link: Link, call: Call, timeout_s: float | None) -> None:

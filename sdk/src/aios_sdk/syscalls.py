@@ -238,9 +238,7 @@ GENERATE_PARAMS = (
     Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
     Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
     Param("keep_partial", Bool(), "a cancelled call's text stays in the context", default=False),
-    Param(
-        "detach", Bool(), "the job outlives its call and connection; see job.attach", default=False
-    ),
+    Param("detach", Bool(), "the job outlives its connection; see job.attach", default=False),
     STREAM,
 )
 
