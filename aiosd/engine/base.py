@@ -60,10 +60,15 @@ PENALTY_WINDOW = 64
 class JobSpec:
     """All the engine needs to run one job; it travels with the job's first Run.
 
-    uid       whose it is: work is shared within a uid only
-    tokens    the context's log followed by this call's prompt (C int32), never changed afterwards
-    n_log     how many of them were in the log before this call
-    grammar   GBNF text, or None
+    uid         whose it is: work is shared within a uid only
+    tokens      the context's log followed by this call's prompt (C int32), never changed afterwards
+    n_log       how many of them were in the log before this call
+    max_tokens  most tokens it gives, ``output`` included; 0: read all tokens and end, say nothing
+    grammar     GBNF text, or None
+    output      the tokens of the Outputs that the job gave before a restart.  It goes on as if it
+                had just given them: their words come once more, without logprobs, what follows
+                is what would have followed.  Only of a job that had not ended: the Output that
+                comes with an Ending may hold tokens that the model didn't say (text.py, rule 4).
     """
 
     job: JobId
@@ -77,6 +82,7 @@ class JobSpec:
     n_logprobs: int = 0
     ignore_eos: bool = False
     uid: int = 0
+    output: array[int] = field(default_factory=lambda: array("i"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,8 @@ class Ending:
 class StepReport:
     """What one step did: per lane what it cost, what may be shown, which jobs ended.
 
-    n_cached  how many tokens a job did not have to read so far: at its first step, and if it grows
+    n_cached  how many of its spec's tokens a job did not have to read so far: at its first step,
+              and if it grows
     """
 
     lanes: tuple[LaneReport, ...]
@@ -240,12 +247,15 @@ class EngineStats:
 
     steps: int = 0
     prompt_tokens: int = 0  # read for the first time
-    reread_tokens: int = 0  # read again after a lost snapshot
+    reread_tokens: int = 0  # read again after a lost snapshot, or a restart in mid-answer
     cached_tokens: int = 0  # did not have to be read
     output_tokens: int = 0
     snapshot_ram_bytes: int = 0
     snapshot_file_bytes: int = 0
+    snapshot_files: int = 0
     snapshots_lost: int = 0
+    snapshot_files_bad: int = 0  # damaged, unreadable or refused when they were to be used
+    snapshot_writes_failed: int = 0  # e.g. a full disk
     busy_ns: int = 0
     n_threads: int = 0
 
@@ -277,7 +287,12 @@ class Stepper(Protocol):
     def move(self, context: ContextId, source: SlotId, target: SlotId) -> None: ...
 
     def forget(self, context: ContextId) -> None:
-        """The context was deleted: drop its snapshot."""
+        """The context was deleted: drop its snapshots."""
+        ...
+
+    def tidy(self, idle_s: float) -> float | None:
+        """Do a small piece of work that can wait, there having been no command for idle_s.  In how
+        many seconds (0: now) to call again; None: not before another command."""
         ...
 
     def step(self, lanes: Sequence[Lane]) -> StepReport: ...

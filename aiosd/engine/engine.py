@@ -39,10 +39,12 @@ from aiosd.engine.base import (
     StepReport,
 )
 from aiosd.engine.batch import Reader, plan
-from aiosd.engine.sequence import Sequence, common_prefix
+from aiosd.engine.sequence import Sequence, common_prefix, joined
 from aiosd.engine.sharing import MIN_SHARED_TOKENS, Cells, best_slot, best_snapshot, leader_of
-from aiosd.engine.snapshots import SnapshotStore
+from aiosd.engine.snapshot_files import SnapshotFiles
+from aiosd.engine.snapshots import Residence, SnapshotStore
 from aiosd.engine.text import Words
+from aiosd.engine.write_behind import Resident, WriteBehind
 from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
 
 
@@ -57,10 +59,14 @@ class _Turn:
     n_output: int = 0
     words: Words | None = None
 
+    def reads(self) -> bool:
+        return self.sequence.leader is None and self.sequence.ending is None
+
 
 class Engine:
     """base.Stepper on any Model.  Everything in it runs on the engine thread.
 
+    snapshot_files   where snapshots go that RAM has no room for; None: nowhere
     prefill_tokens   most prompt tokens that one step reads
     is_joint_batch   talkers and prefill share a decode call where they fit into one
     """
@@ -70,6 +76,7 @@ class Engine:
         model: Model,
         *,
         snapshot_ram_bytes: int,
+        snapshot_files: SnapshotFiles | None = None,
         prefill_tokens: int = 256,
         is_joint_batch: bool = False,
     ) -> None:
@@ -80,10 +87,14 @@ class Engine:
         self._prefill_tokens = prefill_tokens
         self._is_joint_batch = is_joint_batch
         self._max_batch_tokens = model.info.max_batch_tokens
-        self._snapshots = SnapshotStore(snapshot_ram_bytes)
+        self._snapshots = SnapshotStore(snapshot_ram_bytes, snapshot_files)
+        self._write_behind = (
+            None if snapshot_files is None else WriteBehind(self._snapshots, snapshot_files, model)
+        )
         self._cells = [Cells() for _ in range(model.info.n_slots)]
         self._jobs: dict[JobId, Sequence] = {}
         self._n_opened = 0
+        self._count_snapshots()
 
     # ---------------------------------------------------------------- jobs and slots
 
@@ -144,13 +155,67 @@ class Engine:
         """The size of the context's snapshot in RAM, 0 if it has none.  Safe on any thread."""
         return self._snapshots.n_bytes(context)
 
+    def residence_of(self, context: ContextId) -> Residence | None:
+        """Where the context's snapshot is, whatever is in a slot.  Safe on any thread."""
+        return self._snapshots.residence_of(context)
+
+    def contexts_in_files(self) -> list[ContextId]:
+        """Whose files there are; forget() those of contexts that are no more."""
+        files = self._snapshots.files
+        return [] if files is None else files.contexts()
+
+    def store(self, context: ContextId, slot: SlotId | None, to: Residence) -> bool:
+        """Have a snapshot of the context there: of its slot if it has one, else of what was kept.
+        False: there is nothing to keep, or no room."""
+        resident = None if slot is None else self._resident(slot)
+        if resident is None or resident.context != context:
+            is_there = self._snapshots.bring(context, to)
+        else:
+            save = self._snapshots.save_to_ram if to == "ram" else self._snapshots.save_to_file
+            is_there = save(context, resident.uid, resident.tokens, self.model, resident.slot)
+        self._count_snapshots()
+        return is_there
+
+    def tidy(self, idle_s: float) -> float | None:
+        """Write a piece of what is in no file yet: parked contexts, and those in slots that have
+        been at rest for a while."""
+        if self._write_behind is None:
+            return None
+        again_s = self._write_behind.tidy(idle_s, self._residents())
+        self._count_snapshots()
+        return again_s
+
+    def flush_to_files(self, deadline_s: float) -> int:
+        """Before the end: write what is in slots and in RAM to files, as far as time and budget
+        allow.  How many contexts are in files as they are now."""
+        if self._write_behind is None:
+            return 0
+        n_done = self._write_behind.flush(self._residents(), deadline_s)
+        self._count_snapshots()
+        return n_done
+
+    def _resident(self, slot: SlotId) -> Resident | None:
+        cells = self._cells[slot]
+        if cells.context is None or cells.uid is None or not cells.tokens:
+            return None
+        return Resident(cells.context, slot, cells.uid, cells.tokens)
+
+    def _residents(self) -> list[Resident]:
+        found = (self._resident(SlotId(index)) for index in range(len(self._cells)))
+        return [resident for resident in found if resident is not None]
+
     def set_threads(self, n_threads: int) -> None:
         self.model.set_threads(n_threads)
         self.stats.n_threads = n_threads
 
     def _count_snapshots(self) -> None:
-        self.stats.snapshot_ram_bytes = self._snapshots.buffer_bytes
-        self.stats.snapshots_lost = self._snapshots.n_lost
+        stats, files = self.stats, self._snapshots.files
+        stats.snapshot_ram_bytes = self._snapshots.buffer_bytes
+        stats.snapshots_lost = self._snapshots.n_lost
+        if files is not None:
+            stats.snapshot_files, stats.snapshot_file_bytes = len(files), files.n_bytes
+            stats.snapshot_files_bad = files.n_bad
+            stats.snapshot_writes_failed = files.n_failed
 
     # ---------------------------------------------------------------- the step
 
@@ -162,11 +227,13 @@ class Engine:
             raise ValueError(f"two lanes share a slot: {lanes}")
         n_cached: dict[JobId, int] = {}
         first_tokens: list[JobId] = []
-        in_order = sorted(turns.values(), key=lambda turn: turn.sequence.serial)
+        # What a job said before a restart may have been all it had to say.
+        going_on = [turn for turn in turns.values() if turn.sequence.ending is None]
+        in_order = sorted(going_on, key=lambda turn: turn.sequence.serial)
         for turn in in_order:
             self._align(turn, in_order, n_cached)
-        starting = [turn for turn in turns.values() if turn.sequence.n_output == 0]
-        for pieces in self._plan([turn for turn in in_order if turn.sequence.leader is None]):
+        starting = [turn for turn in in_order if turn.sequence.is_starting]
+        for pieces in self._plan([turn for turn in in_order if turn.reads()]):
             self._decode(pieces, turns)
         for turn in starting:
             ending = turn.sequence.ending
@@ -178,9 +245,10 @@ class Engine:
 
     def _turn(self, lane: Lane) -> _Turn:
         sequence = self._jobs[lane.job]
-        if sequence.ending is not None:
+        if sequence.is_told:
             raise ValueError(f"job {lane.job} has ended, it can't have a lane")
-        return _Turn(lane, sequence, self._cells[lane.slot])
+        words, sequence.words = sequence.words, None
+        return _Turn(lane, sequence, self._cells[lane.slot], words=words)
 
     def _align(self, turn: _Turn, in_order: Lanes[_Turn], n_cached: dict[JobId, int]) -> None:
         """Rules 1 and 3: keep, copy or wait for what equals the job's tokens."""
@@ -191,17 +259,18 @@ class Engine:
             self._keep(turn, 0)
         else:
             n_kept = common_prefix(cells.tokens, sequence.tokens)
-            self._keep(turn, min(n_kept, len(sequence.tokens) - 1))
-        self._take_over(turn)
+            self._keep(turn, min(n_kept, sequence.n_useful))
+        while not self._take_over(turn):
+            pass  # what was to be taken over was bad, and is gone
         n_read = {other.lane.job: len(other.cells.tokens) for other in in_order}
         sequence.leader = leader_of(
             sequence, (other.sequence for other in in_order), n_read, len(turn.cells.tokens)
         )
-        n_gained = max(0, len(turn.cells.tokens) - sequence.n_high)
+        n_gained = sequence.note_kept(len(turn.cells.tokens))
         if n_gained or (sequence.leader is None and sequence.n_cached is None):
-            sequence.n_high += n_gained
             sequence.n_cached = n_cached[turn.lane.job] = (sequence.n_cached or 0) + n_gained
             self.stats.cached_tokens += n_gained
+        sequence.end_if_read(len(turn.cells.tokens))
 
     def _leader_is_done(self, sequence: Sequence, in_order: Lanes[_Turn]) -> bool:
         """Whether the lane that this one waited for has read what it needs, or is gone."""
@@ -223,29 +292,34 @@ class Engine:
         cells.uid = turn.sequence.spec.uid
         cells.context, cells.job = turn.lane.context, turn.lane.job
 
-    def _take_over(self, turn: _Turn) -> None:
-        """Copy what another slot, or a snapshot, has of the job's tokens and this slot has not."""
+    def _take_over(self, turn: _Turn) -> bool:
+        """Copy what another slot, or a snapshot, has of the job's tokens and this slot has not.
+        False: it was a snapshot that turned out bad, and the slot is empty."""
         sequence, slot = turn.sequence, turn.lane.slot
         n_kept = len(turn.cells.tokens)
         if len(sequence.tokens) - n_kept <= MIN_SHARED_TOKENS:
-            return
+            return True
         by_slot = best_slot(sequence, self._cells, slot, n_kept)
         n_in_slot = n_kept if by_slot is None else by_slot[1]
-        snapshots = self._snapshots.tokens_of(sequence.spec.uid)
-        donor = best_snapshot(sequence, snapshots, n_in_slot)
+        uid = sequence.spec.uid
+        donor = best_snapshot(sequence, self._snapshots.tokens_of(uid), n_in_slot)
+        n_known = n_in_slot if donor is None else donor[1]
+        in_files = self._snapshots.tokens_in_files(uid)
+        donor = best_snapshot(sequence, in_files, n_known, is_in_file=True) or donor
         if donor is not None:
-            self._restore(donor, slot, is_owner=False)
+            self._restore(donor[0], slot, is_owner=False)
         elif by_slot is not None:
             source = by_slot[0]
             self.model.copy(source, slot)
             held = self._cells[source]
             self._cells[slot] = Cells(held.tokens[:], held.uid)
         else:
-            return
+            return True
+        is_good = bool(self._cells[slot].tokens)
         turn.cells = self._cells[slot]
-        self._keep(
-            turn, min(common_prefix(turn.cells.tokens, sequence.tokens), len(sequence.tokens) - 1)
-        )
+        n_kept = common_prefix(turn.cells.tokens, sequence.tokens)
+        self._keep(turn, min(n_kept, sequence.n_useful))
+        return is_good
 
     def _plan(self, in_order: Lanes[_Turn]) -> list[list[Piece]]:
         readers = [
@@ -283,8 +357,11 @@ class Engine:
     def _say(self, turn: _Turn, row: Logits) -> None:
         sequence = turn.sequence
         n_output = sequence.n_output
+        sequence.end_if_read(len(turn.cells.tokens))
+        if sequence.ending is not None:
+            return
         try:
-            turn.words = sequence.say(self.model, row)
+            turn.words = joined(turn.words, sequence.say(self.model, row))
         except EngineError as error:
             sequence.fail(str(error))
         turn.n_output += sequence.n_output - n_output
@@ -313,6 +390,7 @@ def _report(
         outcome = None
         if ending is not None:
             endings.append(ending)
+            turn.sequence.is_told = True
             outcome = Outcome.DONE if ending.error is None else Outcome.FAILED
         if words is not None:
             outputs.append(Output(job, words.text, words.tokens, words.logprobs))

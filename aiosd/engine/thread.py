@@ -3,7 +3,8 @@
 Rule 1: commands are carried out in the order they were put.  A Run is one of them: what is put
 while it runs waits, so whoever is in a hurry calls interrupt(), which ends it after its step.
 Rule 2: every Run comes home exactly once, as RunHome, after all that it said.
-Rule 3: a bug in the engine ends the jobs of its Run, empties their slots, and is told as
+Rule 3: what can wait (Stepper.tidy) is done in small pieces when no command has come for a while.
+Rule 4: a bug in the engine ends the jobs of its Run, empties their slots, and is told as
 EngineDied.  The thread lives on.
 """
 
@@ -14,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from aiosd.engine.base import Ending, EngineError, JobSpec, Output, Stepper, StepReport
 from aiosd.kernel.events import Clear, Load, Move, Run, Save
@@ -23,6 +24,7 @@ from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, Slot
 MAX_RUN_STEPS = 4096
 """After so many steps a Run comes home, whatever its lanes may take: what waits behind it shall not
 wait for ever."""
+IDLE_S = 0.25  # longer than the way from a Run's end to the next Run: not idle, then
 ADAPT_NS = 500_000_000  # least time between two calls of adapt()
 
 # ---------------------------------------------------------------- in (beside the kernel's actions)
@@ -139,6 +141,7 @@ class EngineThread:
         self._refused: dict[JobId, str] = {}  # jobs that couldn't be opened, and why
         self._n_runs_put = 0
         self._n_runs_begun = 0
+        self._may_tidy = True
         self._interrupted_run = 0  # this Run, by its number, and those before it shall come home
         self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.n_steps = 0
@@ -168,7 +171,7 @@ class EngineThread:
 
     def _serve(self) -> None:
         while True:
-            command = self._inbox.get()
+            command = self._next_command()
             self.busy_since_ns = time.monotonic_ns()
             match command:
                 case Stop():
@@ -179,6 +182,29 @@ class EngineThread:
                     self._run(lanes)
                 case _:
                     self._carry_out(command)
+            self.busy_since_ns = 0
+
+    def _next_command(self) -> Command:
+        """Wait for it, and tidy up meanwhile."""
+        idle_since_ns = time.monotonic_ns()
+        wait_s: float | None = IDLE_S if self._may_tidy else None
+        while True:
+            try:
+                return (
+                    self._inbox.get(timeout=wait_s) if wait_s != 0.0 else self._inbox.get_nowait()
+                )
+            except Empty:
+                wait_s = self._tidy((time.monotonic_ns() - idle_since_ns) / 1e9)
+
+    def _tidy(self, idle_s: float) -> float | None:
+        self.busy_since_ns = time.monotonic_ns()
+        try:
+            return self._stepper.tidy(idle_s)
+        except Exception:  # a bug in what can wait is no reason to end the thread
+            self._post(EngineDied(traceback.format_exc()))
+            self._may_tidy = False
+            return None
+        finally:
             self.busy_since_ns = 0
 
     def _carry_out(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aiosd.engine.base import JobSpec, Model, Sampling, StepReport, TokenLogprob
@@ -36,6 +36,7 @@ class Answer:
     n_output: int = 0
     n_cached: int | None = None
     n_first_tokens: int = 0
+    n_before: int = 0  # tokens it gave before a restart, whose logprobs are lost
 
 
 @dataclass(slots=True)
@@ -51,7 +52,13 @@ class Turn:
     ignore_eos: bool = False
     uid: int = 0
 
-    def spec(self, job: str, context: ContextId, log: array[int]) -> JobSpec:
+    def spec(
+        self,
+        job: str,
+        context: ContextId,
+        log: array[int],
+        output: array[int] = array("i"),  # noqa: B008 - it is never written to
+    ) -> JobSpec:
         return JobSpec(
             job=JobId(job),
             context=context,
@@ -64,6 +71,7 @@ class Turn:
             n_logprobs=self.n_logprobs,
             ignore_eos=self.ignore_eos,
             uid=self.uid,
+            output=output,
         )
 
 
@@ -131,8 +139,13 @@ class Player:
         rng: random.Random,
         *,
         failures: FakeModel | None = None,
+        restarted: Callable[[], Engine] | None = None,
+        mischief: Callable[[], None] | None = None,
     ) -> None:
+        """restarted: makes a new engine, as after a kill; mischief: anything, now and then."""
         self.engine = engine
+        self.restarted = restarted
+        self.mischief = mischief
         self.rng = rng
         self.failures = failures
         self.chains = [_Chain(ContextId(f"c{i}"), turns) for i, turns in enumerate(chains)]
@@ -177,11 +190,42 @@ class Player:
             chain.n_cancels_left -= 1
             self.engine.close(chain.job)
             chain.job = None
+        elif dice >= 0.96 and self.rng.random() < 0.5:
+            self._act_on_files(chain)
         elif dice >= 0.96 and self.failures is not None and len(resident) > 1:
             slot = self.rng.choice(resident).slot
             assert slot is not None
             self.failures.fail_next_decode([slot])
             self._run(resident, at_least=2)
+
+    def _act_on_files(self, chain: _Chain) -> None:
+        dice = self.rng.random()
+        if dice < 0.3:
+            self.engine.store(chain.context, chain.slot, self.rng.choice(["ram", "file"]))
+        elif dice < 0.6:
+            for _ in range(self.rng.choice([1, 5])):
+                self.engine.tidy(self.rng.choice([0.3, 1000.0]))
+        elif dice < 0.75 and self.mischief is not None:
+            self.mischief()
+        elif self.restarted is not None:
+            self._restart()
+
+    def _restart(self) -> None:
+        """A new engine knows nothing but what is in files; jobs go on from what was noted down of
+        their output, which may be less than what they gave."""
+        assert self.restarted is not None
+        if self.rng.random() < 0.5:
+            self.engine.flush_to_files(self.rng.choice([0.0, 10.0]))
+        self.engine = self.restarted()
+        if self.failures is not None:
+            assert isinstance(self.engine.model, FakeModel)
+            self.failures = self.engine.model
+        self.free = [SlotId(i) for i in range(self.engine.model.info.n_slots)]
+        for chain in self.chains:
+            chain.slot = None
+            if chain.job is not None:
+                given = self.answers.pop(chain.job).tokens
+                self._open(chain, given[: self.rng.choice([len(given), len(given) // 2])])
 
     def _load(self, chain: _Chain) -> None:
         if not self.free:
@@ -235,12 +279,13 @@ class Player:
             if answer.finish is not None:
                 self._turn_ended(chain, answer)
 
-    def _open(self, chain: _Chain) -> None:
+    def _open(self, chain: _Chain, output: array[int] | None = None) -> None:
         turn = chain.turns[len(chain.answers)]
         chain.n_tries += 1
-        spec = turn.spec(f"{chain.context}.{chain.n_tries}", chain.context, chain.log)
+        output = array("i") if output is None else output
+        spec = turn.spec(f"{chain.context}.{chain.n_tries}", chain.context, chain.log, output)
         chain.job = spec.job
-        self.answers[spec.job] = Answer()
+        self.answers[spec.job] = Answer(n_output=len(output), n_before=len(output))
         self.engine.open(spec)
 
     def _turn_ended(self, chain: _Chain, answer: Answer) -> None:
@@ -260,9 +305,13 @@ def play(
     rng: random.Random,
     *,
     failures: FakeModel | None = None,
+    restarted: Callable[[], Engine] | None = None,
+    mischief: Callable[[], None] | None = None,
 ) -> list[list[Answer]]:
     """The answers of each chain's turns, in order."""
-    return Player(engine, chains, rng, failures=failures).play()
+    return Player(
+        engine, chains, rng, failures=failures, restarted=restarted, mischief=mischief
+    ).play()
 
 
 def play_alone(model: Model, chains: Sequence[Sequence[Turn]]) -> list[list[Answer]]:
@@ -279,6 +328,26 @@ def play_alone(model: Model, chains: Sequence[Sequence[Turn]]) -> list[list[Answ
     return all_answers
 
 
-def seen(answer: Answer) -> Answer:
-    """The part of an answer that no schedule may change."""
-    return replace(answer, n_prompt=0, n_output=answer.n_output, n_cached=None)
+def seen(answer: Answer, n_before: int = 0) -> Answer:
+    """The part of an answer that no schedule may change.
+
+    n_before: so many tokens came before a restart in the run to compare with.
+    """
+    logprobs = answer.logprobs[max(0, n_before - answer.n_before) :]
+    has_restarted = bool(n_before or answer.n_before)
+    return replace(
+        answer,
+        n_prompt=0,
+        n_cached=None,
+        n_first_tokens=0 if has_restarted else answer.n_first_tokens,
+        n_before=0,
+        logprobs=logprobs,
+    )
+
+
+def assert_same(answers: list[list[Answer]], expected: list[list[Answer]]) -> None:
+    """Each answer is, in all that no schedule may change, what it is alone."""
+    assert [[seen(answer) for answer in chain] for chain in answers] == [
+        [seen(alone, answer.n_before) for alone, answer in zip(its, chain, strict=True)]
+        for its, chain in zip(expected, answers, strict=True)
+    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +16,9 @@ from aiosd import models
 from aiosd.engine.base import Model, Sampling
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
+from aiosd.engine.snapshot_files import SnapshotFiles
 from aiosd.kernel.model import SlotId
-from tests.engine.schedules import Turn, play, play_alone, seen
+from tests.engine.schedules import Turn, assert_same, play, play_alone
 
 STOPS = ("the", "Has", " a", "éü", "€", "\ufffd", "is it", "😀", "ing")
 PREAMBLES = ("You are one of many agents. " * 3, "You are one of many agents. You are alone. ")
@@ -62,9 +65,67 @@ def test_every_schedule_gives_each_job_what_it_gets_alone(seed: int) -> None:
         is_joint_batch=rng.random() < 0.5,
     )
     answers = play(engine, chains, rng, failures=model)
-    assert [[seen(a) for a in chain] for chain in answers] == [
-        [seen(a) for a in chain] for chain in expected
+    assert_same(answers, expected)
+
+
+def damage(directory: Path, rng: random.Random) -> None:
+    """What may happen to files while nobody looks."""
+    files = sorted(directory.iterdir())
+    if not files:
+        return
+    path = rng.choice(files)
+    data = bytearray(path.read_bytes())
+    dice = rng.random()
+    if dice < 0.4:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    elif dice < 0.6:
+        path.write_bytes(data[: rng.randrange(len(data))])
+    elif dice < 0.8:
+        other = rng.choice(files)
+        theirs = other.read_bytes()
+        other.write_bytes(data)
+        path.write_bytes(theirs)
+    else:
+        path.unlink()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_files_restarts_and_damage_change_no_answer(seed: int) -> None:
+    rng = random.Random(seed)
+    n_slots = rng.randint(1, 4)
+    chains = [
+        [random_turn(rng, FakeModel()) for _ in range(rng.randint(1, 3))]
+        for _ in range(rng.randint(1, 6))
     ]
+    expected = play_alone(FakeModel(n_slots=1), chains)
+    ram_bytes = rng.choice([0, 64 * 1024, 200 * 1024])
+    file_bytes = rng.choice([5000, 20_000, 10**7])
+    with TemporaryDirectory() as place:
+        directory = Path(place) / "snapshots"
+
+        def engine() -> Engine:
+            model = FakeModel(n_slots=n_slots, max_batch_tokens=rng.choice([4, 64, 512]))
+            files = SnapshotFiles(directory, file_bytes, model.info.fingerprint, keep_free_bytes=0)
+            return Engine(
+                model,
+                snapshot_ram_bytes=ram_bytes,
+                snapshot_files=files,
+                prefill_tokens=rng.choice([1, 7, 64, 256]),
+            )
+
+        first = engine()
+        assert isinstance(first.model, FakeModel)
+        answers = play(
+            first,
+            chains,
+            rng,
+            failures=first.model,
+            restarted=engine,
+            mischief=lambda: damage(directory, rng),
+        )
+    assert_same(answers, expected)
 
 
 @settings(max_examples=20, deadline=None)
@@ -112,7 +173,5 @@ def test_every_schedule_gives_each_job_what_it_gets_alone_on_the_real_model(
         is_joint_batch=rng.random() < 0.5,
     )
     answers = play(engine, chains, rng)
-    assert [[seen(a) for a in chain] for chain in answers] == [
-        [seen(a) for a in chain] for chain in expected
-    ]
+    assert_same(answers, expected)
     assert any(answer.finish != "failed" for chain in answers for answer in chain)

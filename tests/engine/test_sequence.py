@@ -172,7 +172,7 @@ def test_each_word_has_a_draw_of_its_own_and_a_second_choice_has_the_same(
     [
         ({"prompt": ""}, "0 tokens to read, a slot takes 1 to 63 and an answer"),
         ({"prompt": "x" * 64}, "64 tokens to read, a slot takes 1 to 63 and an answer"),
-        ({"max_tokens": 0}, "max_tokens is 0, at least 1 is needed"),
+        ({"max_tokens": -1}, "max_tokens is -1, at least 0 is needed"),
         ({"stop": ("a", "")}, "an empty stop string would end every job at once"),
     ],
 )
