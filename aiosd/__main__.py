@@ -6,7 +6,6 @@ Exit codes: 0 stopped in order, 1 can't serve (the reason is the last line), 2 u
 from __future__ import annotations
 
 import argparse
-import asyncio
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,21 +45,17 @@ def _serve(settings: config.Config) -> None:
     from aiosd.engine import threads
 
     threads.set_environment()
-    import structlog
     import uvloop
 
     from aiosd.server import listener, startup
     from aiosd.server.daemon import Daemon
 
     listener.raise_descriptor_limit()
-    log = structlog.get_logger()
-    if settings.snapshot_files:
-        log.warning("snapshot_files_unused", why="parked contexts live in RAM in this version")
     with listener.locked(Path(settings.state_dir)):
         model = startup.load_model(settings)
 
         async def run() -> None:
-            daemon = Daemon(settings, model)
+            daemon = await Daemon.open(settings, model)
             for number in (signal.SIGTERM, signal.SIGINT):
                 daemon.loop.add_signal_handler(number, daemon.stop)
             await daemon.serve()
@@ -77,8 +72,9 @@ def _refusals() -> tuple[type[Exception], ...]:
     from aiosd.engine.chat import TemplateError
     from aiosd.models import ModelError
     from aiosd.server.listener import ListenError
+    from aiosd.services.database import DatabaseError
 
-    return (EngineError, ListenError, ModelError, TemplateError, asyncio.CancelledError)  # type: ignore[return-value]
+    return (DatabaseError, EngineError, ListenError, ModelError, TemplateError)
 
 
 def _bytes(text: str) -> int:

@@ -71,11 +71,37 @@ class Limits:
     contexts_per_uid: int = _key(
         16384, "Contexts of all agents of one uid; past it `quota_exceeded`.", low=1, high=10**7
     )
-    messages_per_context: int = _key(
-        10_000,
-        "Messages in one context: a template is rendered over all of them at each turn.",
+    context_idle_s: int = _key(
+        30 * 86400,
+        "A context not used for so long is let go.",
         low=1,
-        high=1_000_000,
+        high=10**10,
+    )
+    contexts_bytes: int = _key(
+        GIB,
+        "All contexts' logs together; past it the least recently used are let go.",
+        low=1,
+        high=1024**5,
+        is_bytes=True,
+    )
+    detached_per_uid: int = _key(
+        64, "Detached jobs one uid may have running; past it `quota_exceeded`.", low=0, high=10**6
+    )
+    detached_ended: int = _key(
+        1024, "Ended detached jobs that are kept for job.attach.", low=0, high=10**7
+    )
+    detached_keep_s: int = _key(
+        86400, "How long an ended detached job is kept.", low=1, high=10**10
+    )
+    detached_bytes: int = _key(
+        256 * MIB,
+        "All detached jobs' prompts and outputs together; past it ended ones are let go.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+    )
+    detached_result_bytes: int = _key(
+        8 * MIB, "The result of one detached job.", low=4 * KIB, high=GIB, is_bytes=True
     )
     frame_bytes: int = _key(
         8 * MIB,
@@ -191,8 +217,8 @@ class Config:
         metavar="BYTES",
     )
     snapshot_files: int = _key(
-        0,
-        "Disk space for parked contexts. Not used by this version: parked contexts live in RAM.",
+        2 * GIB,
+        "Disk space for parked contexts, under the state directory; 0 keeps them in RAM alone.",
         low=0,
         high=1024**5,
         is_bytes=True,

@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,44 @@ def list_models(dirs: Sequence[Path]) -> list[Found]:
                 continue
             found.setdefault(name_of(path), Found(name_of(path), path, n_bytes))
     return sorted(found.values(), key=lambda model: model.name)
+
+
+def add(path: Path, name: str | None, models_dir: Path) -> Path:
+    """Copy a model's file into the folder, whole or not at all.
+
+    ModelError: not a readable GGUF file, a bad name, one that is there already, no room.
+    """
+    source = _checked(path)
+    name = source.name.removesuffix(".gguf") if name is None else name
+    if not _NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} can't name a model (letters, digits, '.', '_', '-'; up to 128); give a name"
+        )
+    target = models_dir / f"{name}.gguf"
+    part = models_dir / f".{name}.part"
+    try:
+        models_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if target.exists():
+            raise ModelError(f"there is a model {name!r} already; remove it first")
+        shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.rename(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{source} can't be copied to {target}: {error.strerror}") from None
+    return target
+
+
+def remove(name: str, models_dir: Path) -> None:
+    """Delete a model's file from the folder.  ModelError: there is none of that name."""
+    target = models_dir / f"{name}.gguf"
+    if not _NAME.fullmatch(name) or not target.is_file():
+        raise ModelError(f"no model {name!r} in {models_dir}")
+    try:
+        target.unlink()
+    except OSError as error:
+        raise ModelError(f"{target} can't be removed: {error.strerror}") from None
 
 
 def _checked(path: Path) -> Path:

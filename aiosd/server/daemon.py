@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import structlog
 
@@ -18,6 +18,7 @@ from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unav
 from aiosd import __version__
 from aiosd.config import Config
 from aiosd.driver import Driver
+from aiosd.engine import thread as engine_thread
 from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate
 from aiosd.engine.engine import Engine
@@ -25,19 +26,24 @@ from aiosd.engine.thread import EngineThread, Message
 from aiosd.engine.threads import ThreadAdapter
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
-from aiosd.kernel.model import AgentId, JobId
+from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import listener
+from aiosd.server.detached import DetachedJobs
 from aiosd.server.generate import now_ms
 from aiosd.server.prompts import Prompter
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
+from aiosd.services.database import Database
+from aiosd.services.retention import Retention
+from aiosd.services.schema import MIGRATIONS
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 DRAIN_S = 5.0  # how long clients may take to read their last words at shutdown
+HOUSEKEEPING_S = 60.0
 ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
 N_WORKERS = 2  # threads that render and tokenise
 
@@ -45,17 +51,35 @@ N_WORKERS = 2  # threads that render and tokenise
 class Daemon:
     """One model served on one socket."""
 
-    def __init__(self, config: Config, model: Model) -> None:
+    @classmethod
+    async def open(cls, config: Config, model: Model) -> Daemon:
+        """A daemon with what an earlier one left.  DatabaseError says why not."""
+        database = await Database.open(Path(config.state_dir) / "aiosd.db", MIGRATIONS)
+        daemon = cls(config, model, database)
+        try:
+            await daemon.contexts.load()
+        except BaseException:
+            await database.close()
+            raise
+        return daemon
+
+    def __init__(self, config: Config, model: Model, database: Database) -> None:
         self.config = config
         self.model = model
+        self.database = database
         self.is_stopping = False
         self.started_ns = time.monotonic_ns()
         info = model.info
         self.loop = asyncio.get_running_loop()
         self.tasks = asyncio.TaskGroup()
         self.wire_limits = wire.Limits(frame_bytes=config.limits.frame_bytes)
+        limits = config.limits
         self.contexts = ContextStore(
-            config.limits.contexts_per_agent, config.limits.contexts_per_uid
+            database,
+            Retention(
+                limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
+            ),
+            limits.contexts_per_uid,
         )
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
@@ -71,6 +95,7 @@ class Daemon:
             jobs_per_uid=config.limits.jobs_per_uid,
             max_jobs=config.limits.jobs,
         )
+        self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self._workers = ThreadPoolExecutor(N_WORKERS, thread_name_prefix="worker")
@@ -84,6 +109,9 @@ class Daemon:
         self.thread.start()
         try:
             async with self.tasks:
+                self.tasks.create_task(self.database.run())
+                housekeeping = self.tasks.create_task(self._keep_house())
+                await self.detached.resume()
                 server = await self.loop.create_unix_server(
                     lambda: Session(self), sock=sock, backlog=listener.BACKLOG
                 )
@@ -96,7 +124,9 @@ class Daemon:
                 log.info("stopping", jobs=len(self.driver.jobs))
                 server.close()
                 listener.unlink_own(path, inode)
+                housekeeping.cancel()
                 await self._drain()
+                await self.database.close()
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
                 log.error("engine_stuck", waited_s=ENGINE_STOP_S)
@@ -107,9 +137,24 @@ class Daemon:
         """Begin an orderly shutdown."""
         self._stop.set()
 
+    async def _keep_house(self) -> None:
+        """From time to time, let go what is past its time or its limits."""
+        while True:
+            try:
+                for context in await self.contexts.retire(now_ms()):
+                    self.driver.drop_context(context.id)
+                    self.agents.leave(context.agent)
+                    log.info("context_retired", context=context.id, uid=context.agent.uid)
+                await self.detached.expire()
+            except SyscallError as error:
+                log.warning("housekeeping", reason=error.message)
+            await asyncio.sleep(HOUSEKEEPING_S)
+
     async def _drain(self) -> None:
         """End every call with `unavailable`, give clients a while to read it, then close."""
         sessions = [s for group in self._sessions.values() for s in group]
+        for job in list(self.driver.jobs):  # detached ones belong to no call
+            self.driver.cancel(job, Outcome.UNAVAILABLE)
         for session in sessions:
             for call in list(session.calls.values()):
                 call.end(Unavailable("the daemon is shutting down"))
@@ -133,6 +178,25 @@ class Daemon:
     async def in_worker(self, work: Callable[[], T]) -> T:
         """Run CPU work off the event loop."""
         return await self.loop.run_in_executor(self._workers, work)
+
+    async def on_engine(self, work: Callable[[], T]) -> T:
+        """Run something on the engine thread, after the step under way."""
+        future: asyncio.Future[T] = self.loop.create_future()
+
+        def settle(result: object, error: Exception | None) -> None:
+            if future.done():
+                return  # its caller was cancelled
+            if error is None:
+                future.set_result(cast(T, result))
+            else:
+                future.set_exception(error)
+
+        def done(result: object, error: Exception | None) -> None:
+            self.loop.call_soon_threadsafe(settle, result, error)
+
+        self.thread.put(engine_thread.Call(work, done))
+        self.thread.interrupt()
+        return await future
 
     def stall(self, job: JobId, *, is_stalled: bool) -> None:
         """The job's client stopped reading, or reads again."""
@@ -184,6 +248,9 @@ class Daemon:
                 self.loop.call_soon(session.transport.close)
             else:
                 session.transport.close()
+        for job, record in list(self.driver.jobs.items()):
+            if record.agent == agent:
+                self.driver.cancel(job, Outcome.CANCELLED)
         log.info("agent_killed", agent=agent.name, uid=agent.uid)
 
     # ------------------------------------------------------------ inside

@@ -6,9 +6,12 @@ call that fails, is cancelled or times out leaves it as it was, unless keep_part
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import secrets
-from dataclasses import asdict
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from aios_sdk.errors import (
@@ -24,9 +27,11 @@ from aios_sdk.errors import (
 from aiosd.driver import JobRecord, JobResult
 from aiosd.engine.base import MAX_SEED, GrammarError, JobSpec, Output, Sampling, TokenLogprob
 from aiosd.engine.schema import SchemaError, to_grammar
-from aiosd.kernel.model import JobId, Outcome, Priority
+from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.services import context as contexts
+from aiosd.services.agents import Agent
 from aiosd.services.context import Context, Turn
+from aiosd.services.database import Transaction
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -53,6 +58,21 @@ def new_job_id() -> JobId:
     return JobId("j" + secrets.token_hex(8))
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One llm.generate, prepared: all that its job and its turn are made of.
+
+    is_kept  the context outlives the call
+    """
+
+    agent: AgentId
+    params: dict[str, Any]
+    context: Context
+    is_kept: bool
+    turn: Turn
+    spec: JobSpec
+
+
 async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     """One llm.generate, from its arrival to its reply."""
     p = call.params
@@ -60,45 +80,102 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     _check_params(daemon, p)
     daemon.driver.check_room(call.agent.uid)
     job = new_job_id()
-    if "context" in p:
-        context = daemon.contexts.get(p["context"], call.agent)
-        async with context.lock:
-            contexts.check_idle(context)
-            context.busy_with = job
-    else:
-        id_ = contexts.new_context_id()
-        context = Context(id_, call.agent, daemon.model.info.name, now_ms(), now_ms())
+    if p["detach"]:
+        return await daemon.detached.run(call, job)
+    async with held_context(daemon, call.agent, p.get("context"), job) as context:
+        work = await prepare(daemon, call.agent, p, context, job)
+        result = await _await_job(daemon, call, work)
+        await commit(daemon, work, result)
+        if result.outcome is not Outcome.DONE:
+            raise call.ended or error_of(job, result)
+        return reply(work, result)
+
+
+@contextlib.asynccontextmanager
+async def held_context(
+    daemon: Daemon, agent: AgentId, id_: str | None, job: JobId
+) -> AsyncIterator[Context]:
+    """The agent's context, busy with the job meanwhile; without an id one that ends with it."""
+    if id_ is None:
+        model = daemon.model.info.name
+        context = Context(contexts.new_context_id(), agent, model, now_ms(), now_ms())
+        try:
+            yield context
+        finally:
+            daemon.driver.drop_context(context.id)
+        return
+    context = daemon.contexts.get(id_, agent)
+    async with context.lock:
+        contexts.check_idle(context)
+        context.busy_with = job
     try:
-        turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p))
-        check_fits(daemon, context, turn)
+        yield context
+    finally:
+        context.busy_with = None
+
+
+async def prepare(
+    daemon: Daemon, agent: AgentId, p: dict[str, Any], context: Context, job: JobId
+) -> Work:
+    """Render, tokenise and check, before anything is read."""
+    turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p))
+    check_fits(daemon, context, turn)
+    seed = p["seed"] if "seed" in p else secrets.randbelow(MAX_SEED + 1)
+    spec = JobSpec(
+        job=job,
+        context=context.id,
+        tokens=context.tokens + turn.tokens,
+        n_log=len(context.tokens),
+        max_tokens=p["max_tokens"],
+        sampling=Sampling(seed=seed, **{name: p[name] for name in _SAMPLING}),
+        stop=tuple(p.get("stop", ())),
+        grammar=grammar,
+        n_logprobs=p["logprobs"],
+        ignore_eos=p["ignore_eos"],
+        uid=agent.uid,
+    )
+    return Work(agent, p, context, "context" in p, turn, spec)
+
+
+async def commit(
+    daemon: Daemon,
+    work: Work,
+    result: JobResult,
+    also: Callable[[Transaction], None] | None = None,
+) -> None:
+    """The turn joins the log, if it has ended well (or is to be kept as it is), before anyone is
+    told.  also: more for the same write."""
+    is_done = result.outcome is Outcome.DONE
+    if work.is_kept and (is_done or work.params["keep_partial"]):
+        turn = work.turn
+        entry = contexts.entry_of(work.context, turn, result.text, len(result.tokens))
+        tokens = turn.tokens + result.tokens
+        await daemon.contexts.append(work.context, entry, tokens, now_ms(), also)
+    elif also is not None:
+        await daemon.database.write(also)
+
+
+async def prefetch(daemon: Daemon, call: Call, context: Context) -> int:
+    """Read the context's tokens now; returns how many needn't be read by its next job."""
+    job = new_job_id()
+    async with held_context(daemon, context.agent, context.id, job):
+        if len(context.tokens) < 2:
+            return 0  # the last token is always read with what follows
         spec = JobSpec(
             job=job,
             context=context.id,
-            tokens=context.tokens + turn.tokens,
+            tokens=context.tokens[:],
             n_log=len(context.tokens),
-            max_tokens=p["max_tokens"],
-            sampling=Sampling(
-                seed=p["seed"] if "seed" in p else secrets.randbelow(MAX_SEED + 1),
-                **{name: p[name] for name in _SAMPLING},
-            ),
-            stop=tuple(p.get("stop", ())),
-            grammar=grammar,
-            n_logprobs=p["logprobs"],
-            ignore_eos=p["ignore_eos"],
-            uid=call.agent.uid,
+            max_tokens=0,
+            sampling=Sampling(temperature=0),
+            uid=context.agent.uid,
         )
-        result = await _await_job(daemon, call, spec)
-        is_done = result.outcome is Outcome.DONE
-        if "context" in p and (is_done or p["keep_partial"]):
-            kept = Turn(turn.tokens + result.tokens, turn.messages, turn.is_open)
-            contexts.commit(context, kept, result.text, now_ms())
-        if not is_done:
-            raise _error(call, result)
-        return _reply(call, spec, turn, result)
-    finally:
-        context.busy_with = None
-        if "context" not in p:
-            daemon.driver.drop_context(context.id)
+        params = {"priority": "background", "stream": False}
+        work = Work(call.agent, params, context, True, Turn(array("i")), spec)
+        result = await _await_job(daemon, call, work)
+        if result.outcome is not Outcome.DONE:
+            raise call.ended or error_of(job, result)
+        return len(context.tokens) - 1
 
 
 def check_model(daemon: Daemon, name: str | None) -> None:
@@ -149,38 +226,54 @@ def _prepare(daemon: Daemon, context: Context, p: dict[str, Any]) -> tuple[Turn,
     return turn, grammar
 
 
-async def _await_job(daemon: Daemon, call: Call, spec: JobSpec) -> JobResult:
+async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
     """Submit the job and wait until nothing works on it any more."""
     if call.ended is not None:
         raise call.ended  # it was cancelled while the prompt was prepared
-    is_streaming = call.params["stream"]
-    record = JobRecord(
-        spec=spec,
-        agent=call.agent,
-        priority=Priority[call.params["priority"].upper()],
-        done=daemon.loop.create_future(),
-    )
+    job = work.spec.job
+    is_streaming = work.params["stream"]
+    record = new_record(daemon, work)
     if is_streaming:
-        record.on_output = lambda output: call.emit(_words(output))
-        record.on_state = lambda state, position: call.emit(
-            {"job": spec.job, "state": state} | ({} if position is None else {"position": position})
-        )
-    call.job = spec.job
-    agent = daemon.agents.enter(call.agent, now_ms())
-    agent.n_jobs += 1
-    try:
+        record.on_output = lambda output: call.emit(words_of(output))
+        record.on_state = lambda state, position: call.emit(news_of(job, state, position))
+    call.job = job
+    with counted(daemon, work.agent) as agent:
         daemon.driver.submit(record)
         if is_streaming and call.session.is_stalled:
-            daemon.stall(spec.job, is_stalled=True)
+            daemon.stall(job, is_stalled=True)
         result = await record.done
         agent.n_tokens += result.cost.n_prompt + len(result.tokens)
         return result
+
+
+def new_record(daemon: Daemon, work: Work) -> JobRecord:
+    return JobRecord(
+        spec=work.spec,
+        agent=work.agent,
+        priority=Priority[work.params["priority"].upper()],
+        done=daemon.loop.create_future(),
+    )
+
+
+@contextlib.contextmanager
+def counted(daemon: Daemon, id_: AgentId) -> Iterator[Agent]:
+    """The agent has one job more meanwhile."""
+    agent = daemon.agents.enter(id_, now_ms())
+    agent.n_jobs += 1
+    try:
+        yield agent
     finally:
         agent.n_jobs -= 1
-        daemon.agents.leave(call.agent)
+        daemon.agents.leave(id_)
 
 
-def _words(output: Output) -> dict[str, Any]:
+def news_of(job: JobId, state: str, position: int | None) -> dict[str, Any]:
+    """A chunk that tells what happens to a job."""
+    return {"job": job, "state": state} | ({} if position is None else {"position": position})
+
+
+def words_of(output: Output) -> dict[str, Any]:
+    """A chunk of words."""
     chunk: dict[str, Any] = {"text": output.text, "tokens": list(output.tokens)}
     if output.logprobs:
         chunk["logprobs"] = [_logprob(entry) for entry in output.logprobs]
@@ -191,9 +284,8 @@ def _logprob(entry: TokenLogprob) -> dict[str, Any]:
     return {**asdict(entry), "top": [list(top) for top in entry.top]}
 
 
-def _error(call: Call, result: JobResult) -> SyscallError:
-    if call.ended is not None:
-        return call.ended
+def error_of(job: JobId, result: JobResult) -> SyscallError:
+    """What a job that hasn't ended well is answered with."""
     match result.outcome:
         case Outcome.DEADLINE:
             return DeadlineExceeded("not done by its deadline")
@@ -203,11 +295,12 @@ def _error(call: Call, result: JobResult) -> SyscallError:
             words = result.ending.error if result.ending else None
             return EngineFailed(words or "the engine failed")
         case _:
-            return Cancelled(f"job {call.job} was cancelled", job=call.job)
+            return Cancelled(f"job {job} was cancelled", job=job)
 
 
-def _reply(call: Call, spec: JobSpec, turn: Turn, result: JobResult) -> dict[str, Any]:
-    ending, cost = result.ending, result.cost
+def reply(work: Work, result: JobResult) -> dict[str, Any]:
+    """The result of an llm.generate that ended well."""
+    spec, ending, cost = work.spec, result.ending, result.cost
     assert ending is not None  # DONE comes from the engine, with an ending
     return {
         "text": result.text,
@@ -215,11 +308,11 @@ def _reply(call: Call, spec: JobSpec, turn: Turn, result: JobResult) -> dict[str
         "finish": ending.finish,
         **({} if ending.stop_string is None else {"stop_string": ending.stop_string}),
         **({"logprobs": [_logprob(entry) for entry in result.logprobs]} if spec.n_logprobs else {}),
-        **({"context": spec.context} if "context" in call.params else {}),
+        **({"context": spec.context} if work.is_kept else {}),
         "job": spec.job,
         "seed": spec.sampling.seed,
         "usage": {
-            "prompt_tokens": len(turn.tokens),
+            "prompt_tokens": len(work.turn.tokens),
             "cached_tokens": result.n_cached,
             "output_tokens": len(result.tokens),
             "queue_ms": cost.queue_ns // 10**6,

@@ -7,14 +7,16 @@ the vocabulary.  The context is not changed; what comes back is a Turn to commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aios_sdk.errors import InvalidParams
 from aiosd.engine import chat
 from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate, TemplateError
-from aiosd.services.context import Context, Message, Turn
+from aiosd.services import entries
+from aiosd.services.context import Context, Turn
+from aiosd.services.entries import Message
 
 
 class Prompter:
@@ -95,6 +97,35 @@ class Prompter:
                 limit=n_vocab - 1,
             )
         return array("i", tokens)
+
+    def text_of(self, context: Context) -> Callable[[int, int], str]:
+        """The words of some of the context's tokens, by their offsets."""
+        return lambda first, end: self.detokenize(context.tokens[first:end])
+
+    def place_of_message(self, context: Context, n_messages: int) -> entries.Place:
+        """Where in the log the first n_messages end.  InvalidParams if there is no such place."""
+        log = list(context.log)
+        try:
+            at = entries.place_of_message(log, n_messages)
+        except ValueError as error:
+            raise InvalidParams(str(error), field="n_messages") from error
+        if isinstance(at, entries.Place):
+            return at
+        turn, part = at
+        before = Context(context.id, context.agent, context.model, 0, 0, log=log[:turn])
+        new = [p.message for p in log[turn].parts[: part + 1]]
+        rendered = self._from_messages(before, new, generate=False).tokens
+        first = sum(entry.n_tokens for entry in log[:turn])
+        found = context.tokens[first : first + len(rendered)]
+        if found != rendered:
+            raise InvalidParams(
+                f"the log has no place where its first {n_messages} messages end; "
+                "the model's chat template joins them with what follows",
+                field="n_messages",
+            )
+        log[turn] = entries.with_end(log[turn], part, len(rendered))
+        context.log[turn] = log[turn]
+        return entries.Place(turn, len(rendered))
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of the tokens as shown to a person; bytes that aren't UTF-8 become U+FFFD."""

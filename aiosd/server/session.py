@@ -56,6 +56,8 @@ class Call:
         "deadline",
         "ended",
         "id",
+        "is_detached",
+        "is_gone",
         "job",
         "method",
         "params",
@@ -75,6 +77,8 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.deadline: asyncio.TimerHandle | None = None
         self.ended: SyscallError | None = None  # why it must end before its time
+        self.is_detached = False  # its job goes on without it
+        self.is_gone = False  # nobody is left to answer
 
     @property
     def agent(self) -> AgentId:
@@ -100,7 +104,7 @@ class Call:
         if self.ended is not None:
             return
         self.ended = error
-        if self.job is not None:
+        if self.job is not None and not (self.is_detached and self.is_gone):
             self.session.daemon.driver.cancel(
                 self.job, _OUTCOMES.get(type(error), Outcome.CANCELLED)
             )
@@ -186,6 +190,7 @@ class Session(asyncio.Protocol):
             self._timer.cancel()
         self.daemon.sessions_of(self.uid).discard(self)
         for call in list(self.calls.values()):
+            call.is_gone = True
             call.end(Cancelled("the connection is gone"))
         if self.agent is not None:
             self.daemon.session_left(self)

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aios_sdk.errors import (
+    Busy,
     Denied,
     InvalidParams,
     NotFound,
     ProtocolError,
+    Unavailable,
 )
 from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE, describe
 from aiosd import __version__, models
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobId, JobState, Outcome, Priority
 from aiosd.server import generate
-from aiosd.services import access
+from aiosd.services import access, entries
 from aiosd.services import context as contexts
+from aiosd.services.database import DatabaseError
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -96,6 +99,11 @@ class Syscalls:
             "agents": sum(
                 access.may_see(a.id, call.agent, is_admin=call.is_admin) for a in d.agents.all()
             ),
+            "contexts": {
+                "n": len(d.contexts),
+                "bytes": d.contexts.n_bytes,
+                "limit_bytes": d.config.limits.contexts_bytes,
+            },
             "cores": [
                 {
                     "model": info.name,
@@ -121,6 +129,7 @@ class Syscalls:
                         "ram_bytes": stats.snapshot_ram_bytes,
                         "ram_limit_bytes": d.config.snapshot_ram,
                         "file_bytes": stats.snapshot_file_bytes,
+                        "file_limit_bytes": d.config.snapshot_files,
                         "lost": stats.snapshots_lost,
                     },
                     "switches": {
@@ -135,6 +144,15 @@ class Syscalls:
             ],
             "rss_bytes": _rss_bytes(),
         }
+
+    async def sys_backup(self, call: Call) -> Result:
+        path = Path(call.params["path"])
+        try:
+            await self._d.database.backup(path)
+        except DatabaseError as error:
+            raise Unavailable(str(error)) from error
+        n_bytes = await self._d.in_worker(lambda: path.stat().st_size)
+        return {"path": str(path), "bytes": n_bytes}
 
     def sys_policy(self, call: Call) -> Result:
         asked = {
@@ -198,38 +216,125 @@ class Syscalls:
         ]
         return {"models": [loaded, *others]}
 
+    # ------------------------------------------------------------ model
+
+    async def model_add(self, call: Call) -> Result:
+        source, models_dir = Path(call.params["path"]), Path(self._d.config.models_dir)
+        name = call.params.get("name")
+        try:
+            path = await self._d.in_worker(lambda: models.add(source, name, models_dir))
+        except models.ModelError as error:
+            raise InvalidParams(str(error), field="path") from error
+        return {"name": models.name_of(path), "path": str(path)}
+
+    async def model_remove(self, call: Call) -> Result:
+        name, models_dir = call.params["name"], Path(self._d.config.models_dir)
+        if Path(self._d.model.info.path) == models_dir / f"{name}.gguf":
+            raise Busy(f"model {name!r} is loaded")
+        try:
+            await self._d.in_worker(lambda: models.remove(name, models_dir))
+        except models.ModelError as error:
+            raise NotFound(str(error), model=name) from error
+        return {}
+
     # ------------------------------------------------------------ context
 
     async def context_create(self, call: Call) -> Result:
         p = call.params
         generate.check_model(self._d, p.get("model"))
-        context = self._d.contexts.create(
-            call.agent, self._d.model.info.name, generate.now_ms(), p.get("name")
-        )
+        model = self._d.model.info.name
         messages = list(p.get("messages", []))
         if "system" in p:
             messages.insert(0, {"role": "system", "content": p["system"]})
-        try:
-            if messages:
-                await self._append(context, {"messages": messages})
-        except BaseException:
-            self._d.contexts.delete(context)
-            raise
+        turn = None
+        if messages:
+            empty = contexts.Context(contexts.new_context_id(), call.agent, model, 0, 0)
+            turn = await self._turn(empty, {"messages": messages})
+        context = await self._d.contexts.create(
+            call.agent, model, generate.now_ms(), p.get("name"), turn
+        )
         return {"context": context.id}
 
     async def context_append(self, call: Call) -> Result:
         context = self._context(call)
-        await self._append(context, call.params)
-        return {"context": context.id, "n_tokens": len(context.tokens)}
-
-    async def _append(self, context: contexts.Context, params: Result) -> None:
         async with context.lock:
             contexts.check_idle(context)
-            turn = await self._d.in_worker(
-                lambda: self._d.prompter.turn(context, params, generate=False)
+            turn = await self._turn(context, call.params)
+            entry = contexts.entry_of(context, turn, None, 0)
+            await self._d.contexts.append(context, entry, turn.tokens, generate.now_ms())
+        return {"context": context.id, "n_tokens": len(context.tokens)}
+
+    async def _turn(self, context: contexts.Context, params: Result) -> contexts.Turn:
+        turn = await self._d.in_worker(
+            lambda: self._d.prompter.turn(context, params, generate=False)
+        )
+        generate.check_fits(self._d, context, turn)
+        return turn
+
+    async def context_fork(self, call: Call) -> Result:
+        source = self._context(call)
+        async with source.lock:
+            n_tokens = call.params.get("n_tokens", len(source.tokens))
+            forked = await self._d.contexts.fork(
+                source,
+                self._place(source, n_tokens),
+                self._d.prompter.text_of(source),
+                generate.now_ms(),
+                call.params.get("name"),
             )
-            generate.check_fits(self._d, context, turn)
-            contexts.commit(context, turn, None, generate.now_ms())
+        return {"context": forked.id}
+
+    async def context_rewind(self, call: Call) -> Result:
+        context = self._context(call)
+        async with context.lock:
+            contexts.check_idle(context)
+            if "n_messages" in call.params:
+                n_messages = call.params["n_messages"]
+                at = await self._d.in_worker(
+                    lambda: self._d.prompter.place_of_message(context, n_messages)
+                )
+            else:
+                at = self._place(context, call.params["n_tokens"])
+            text_of = self._d.prompter.text_of(context)
+            await self._d.contexts.rewind(context, at, text_of, generate.now_ms())
+        n_messages = entries.n_messages(context.log)
+        return {
+            "context": context.id,
+            "n_tokens": len(context.tokens),
+            "n_messages": n_messages,
+        }
+
+    def _place(self, context: contexts.Context, n_tokens: int) -> entries.Place:
+        if n_tokens > len(context.tokens):
+            raise InvalidParams(
+                f"n_tokens is {n_tokens}, the context has {len(context.tokens)}",
+                field="n_tokens",
+                limit=len(context.tokens),
+            )
+        return entries.place(context.log, n_tokens)
+
+    async def context_snapshot(self, call: Call) -> Result:
+        context = self._context(call)
+        async with context.lock:
+            contexts.check_idle(context)
+            slot = self._d.driver.kernel.slot_of(context.id)
+            await self._d.on_engine(
+                lambda: self._d.engine.store(context.id, slot, call.params["to"])
+            )
+        return {
+            "context": context.id,
+            "residence": self._residence(context),
+            "snapshot_bytes": self._d.engine.snapshot_bytes(context.id),
+        }
+
+    async def context_prefetch(self, call: Call) -> Result:
+        context = self._context(call)
+        n_cached = await generate.prefetch(self._d, call, context)
+        return {
+            "context": context.id,
+            "residence": self._residence(context),
+            "cached_tokens": n_cached,
+        }
 
     def context_info(self, call: Call) -> Result:
         return self._describe_context(self._context(call))
@@ -250,9 +355,10 @@ class Syscalls:
         tokens = {"tokens": context.tokens.tolist()} if call.params["tokens"] else {}
         return {"messages": context.messages, **tokens}
 
-    def context_delete(self, call: Call) -> Result:
+    async def context_delete(self, call: Call) -> Result:
         context = self._context(call)
-        self._d.contexts.delete(context)
+        async with context.lock:
+            await self._d.contexts.delete(context)
         self._d.driver.drop_context(context.id)
         self._d.agents.leave(context.agent)
         return {}
@@ -262,11 +368,12 @@ class Syscalls:
 
     def _describe_context(self, context: contexts.Context) -> Result:
         snapshot_bytes = self._d.engine.snapshot_bytes(context.id)
+        return contexts.describe(context, self._residence(context), snapshot_bytes)
+
+    def _residence(self, context: contexts.Context) -> str:
         if self._d.driver.kernel.slot_of(context.id) is not None:
-            residence = "slot"
-        else:
-            residence = "ram" if snapshot_bytes else "tokens"
-        return contexts.describe(context, residence, snapshot_bytes)
+            return "slot"
+        return self._d.engine.residence_of(context.id) or "tokens"
 
     # ------------------------------------------------------------ job
 
@@ -317,6 +424,9 @@ class Syscalls:
         if record is None or not access.may_act(record.agent, call.agent, is_admin=call.is_admin):
             raise NotFound(f"no job {job!r}; it may have ended", job=job)
         return job
+
+    async def job_attach(self, call: Call) -> Result:
+        return await self._d.detached.attach(call)
 
     # ------------------------------------------------------------ agent
 

@@ -1,8 +1,8 @@
 """Contexts: append-only logs of tokens with the messages they came from, each owned by an agent.
 
-Rule 1: plain values in and out; nothing here waits, tokenises or knows the engine.
+Rule 1: what memory says is in the database first: every change is written, then made.
 Rule 2: another uid's context does not exist (NotFound), another agent's of one's own uid is Denied.
-Rule 3: the log changes only by commit(), when a turn or an append has ended.
+Rule 3: the log changes only at its end (a turn that has ended) or by rewinding to an earlier state.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import asyncio
 import secrets
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from aios_sdk.errors import Busy, Denied, NotFound, QuotaExceeded
 from aiosd.kernel.model import AgentId, ContextId, JobId
-
-Message = dict[str, str]
+from aiosd.services import entries, saved_agents, saved_contexts
+from aiosd.services.database import Database, Transaction
+from aiosd.services.entries import Entry, Message, Place
+from aiosd.services.retention import Held, Retention, to_drop
+from aiosd.services.saved_contexts import SavedContext
 
 
 @dataclass(slots=True)
@@ -26,9 +29,7 @@ class Context:
     """One conversation.
 
     tokens      the log, C int32
-    messages    what the log says, as far as it came from messages (raw prompts leave none)
-    is_open     the log ends inside an assistant's turn, which the next message must close first
-    wants_reply the log ends after a message that asks for an answer
+    log         what the turns said, one Entry each
     busy_with   the job or call that holds the context, if any
     """
 
@@ -38,13 +39,27 @@ class Context:
     created_ms: int
     used_ms: int
     name: str | None = None
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    messages: list[Message] = field(default_factory=list)
-    is_open: bool = False
-    wants_reply: bool = False
     parent: ContextId | None = None
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    log: list[Entry] = field(default_factory=list)
+    n_bytes: int = 0
     busy_with: JobId | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # orders short calls on it
+
+    @property
+    def messages(self) -> list[Message]:
+        """What the log says, as far as it came from messages (raw prompts leave none)."""
+        return entries.messages(self.log)
+
+    @property
+    def is_open(self) -> bool:
+        """The log ends inside an assistant's turn, which the next message must close first."""
+        return bool(self.log) and self.log[-1].is_open
+
+    @property
+    def wants_reply(self) -> bool:
+        """The log ends after a message that asks for an answer."""
+        return bool(self.log) and self.log[-1].wants_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +73,43 @@ class Turn:
 
 
 class ContextStore:
-    """All contexts of the daemon, in memory: they live as long as it does."""
+    """All contexts of the daemon: in memory, as the database has them."""
 
-    def __init__(self, per_agent: int, per_uid: int) -> None:
-        self._per_agent = per_agent
+    def __init__(self, database: Database, limits: Retention, per_uid: int) -> None:
+        self._database = database
+        self._limits = limits
         self._per_uid = per_uid
         self._contexts: dict[ContextId, Context] = {}
         self._n_by_agent: Counter[AgentId] = Counter()
         self._n_by_uid: Counter[int] = Counter()
+        self.n_bytes = 0
 
     def __len__(self) -> int:
         return len(self._contexts)
 
-    def create(self, agent: AgentId, model: str, now_ms: int, name: str | None = None) -> Context:
-        """A new, empty context.  QuotaExceeded past a limit."""
-        if self._n_by_agent[agent] >= self._per_agent:
-            raise QuotaExceeded(
-                f"agent {agent.name} has {self._per_agent} contexts, the limit; delete some",
-                limit=self._per_agent,
-                used=self._n_by_agent[agent],
+    @property
+    def limit_bytes(self) -> int | None:
+        return self._limits.total_bytes
+
+    async def load(self) -> None:
+        """Bring in what an earlier daemon left."""
+        for saved in await self._database.read(lambda t: list(saved_contexts.load_all(t))):
+            self._admit(
+                Context(
+                    saved.id,
+                    saved.agent,
+                    saved.model,
+                    saved.created_ms,
+                    saved.used_ms,
+                    saved.name,
+                    saved.parent,
+                    saved.tokens,
+                    saved.log,
+                    saved.n_bytes,
+                )
             )
-        if self._n_by_uid[agent.uid] >= self._per_uid:
-            raise QuotaExceeded(
-                f"uid {agent.uid} has {self._per_uid} contexts, which is the limit; delete some",
-                limit=self._per_uid,
-                used=self._n_by_uid[agent.uid],
-            )
-        context = Context(new_context_id(), agent, model, now_ms, now_ms, name)
-        self._contexts[context.id] = context
-        self._n_by_agent[agent] += 1
-        self._n_by_uid[agent.uid] += 1
-        return context
+
+    # ------------------------------------------------------------ finding
 
     def get(self, context: str, agent: AgentId, *, is_admin: bool = False) -> Context:
         """The agent's own context.  is_admin: other agents' of the uid too, no other uid's."""
@@ -105,12 +126,163 @@ class ContextStore:
     def count_by_agent(self) -> Counter[AgentId]:
         return self._n_by_agent
 
-    def delete(self, context: Context) -> None:
+    # ------------------------------------------------------------ changing
+
+    async def create(
+        self, agent: AgentId, model: str, now_ms: int, name: str | None, turn: Turn | None
+    ) -> Context:
+        """A new context, with a first turn if there is one.  QuotaExceeded past a limit."""
+        self._check_room(agent)
+        context = Context(new_context_id(), agent, model, now_ms, now_ms, name)
+        entry = None if turn is None else entry_of(context, turn, None, 0)
+
+        def work(transaction: Transaction) -> None:
+            saved_contexts.create(transaction, _saved(context))
+            saved_agents.add(transaction, agent, now_ms, 0)
+            if entry is not None and turn is not None:
+                saved_contexts.append(
+                    transaction, context.id, 0, entry, turn.tokens, used_ms=now_ms
+                )
+
+        def on_commit(_: None) -> None:
+            self._admit(context)
+            if entry is not None and turn is not None:
+                self._grow(context, entry, turn.tokens, now_ms)
+
+        await self._database.write(work, on_commit)
+        return context
+
+    async def append(
+        self,
+        context: Context,
+        entry: Entry,
+        tokens: array[int],
+        now_ms: int,
+        also: Callable[[Transaction], None] | None = None,
+    ) -> None:
+        """The turn has ended: it is on the disk when this returns.  also: more for that write."""
+        n_turns = len(context.log)
+
+        def work(transaction: Transaction) -> None:
+            saved_contexts.append(transaction, context.id, n_turns, entry, tokens, used_ms=now_ms)
+            if also is not None:
+                also(transaction)
+
+        await self._database.write(work, lambda _: self._grow(context, entry, tokens, now_ms))
+
+    async def rewind(
+        self, context: Context, at: Place, text_of: Callable[[int, int], str], now_ms: int
+    ) -> None:
+        """Back to an earlier state of the log."""
+        n_turns = len(context.log)
+        kept = entries.cut(context.log, at, text_of)
+
+        def on_commit(_: None) -> None:
+            n_tokens = sum(e.n_tokens for e in context.log[: at.turn]) + at.offset
+            self._shrink(context, kept, n_tokens)
+            context.used_ms = now_ms
+
+        await self._database.write(
+            lambda t: saved_contexts.rewind(t, context.id, n_turns, kept, used_ms=now_ms),
+            on_commit,
+        )
+
+    async def fork(
+        self,
+        source: Context,
+        at: Place,
+        text_of: Callable[[int, int], str],
+        now_ms: int,
+        name: str | None,
+    ) -> Context:
+        """A new context of the same agent that starts as the source was at that place."""
+        self._check_room(source.agent)
+        kept = entries.cut(source.log, at, text_of)
+        context = Context(
+            new_context_id(), source.agent, source.model, now_ms, now_ms, name, source.id
+        )
+        log, tokens, n_bytes = list(source.log), source.tokens[:], source.n_bytes
+        n_tokens = sum(e.n_tokens for e in log[: at.turn]) + at.offset
+
+        def on_commit(_: None) -> None:
+            context.log, context.tokens, context.n_bytes = log, tokens, n_bytes
+            self._admit(context)
+            self._shrink(context, kept, n_tokens)
+
+        await self._database.write(
+            lambda t: saved_contexts.fork(t, source.id, kept, _saved(context)), on_commit
+        )
+        return context
+
+    async def delete(self, context: Context) -> None:
         """Busy while a job runs on it."""
         check_idle(context)
-        del self._contexts[context.id]
+        await self._database.write(
+            lambda t: saved_contexts.delete(t, [context.id]), lambda _: self._forget(context)
+        )
+
+    async def retire(self, now_ms: int) -> list[Context]:
+        """Let go what is past its time or its limits; returns what went."""
+        held = [Held(c.id, c.agent, c.used_ms, c.n_bytes) for c in self._contexts.values()]
+        busy = frozenset(c.id for c in self._contexts.values() if c.busy_with or c.lock.locked())
+        gone = [self._contexts[id_] for id_ in to_drop(held, self._limits, now_ms, busy)]
+        if not gone:
+            return []
+
+        def on_commit(_: int) -> None:
+            for context in gone:
+                self._forget(context)
+
+        def work(transaction: Transaction) -> int:
+            n_gone = saved_contexts.delete(transaction, [context.id for context in gone])
+            saved_agents.forget_unused(transaction)
+            return n_gone
+
+        await self._database.write(work, on_commit)
+        return gone
+
+    # ------------------------------------------------------------ inside
+
+    def _check_room(self, agent: AgentId) -> None:
+        for who, limit, used in (
+            (f"agent {agent.name}", self._limits.per_agent, self._n_by_agent[agent]),
+            (f"uid {agent.uid}", self._per_uid, self._n_by_uid[agent.uid]),
+        ):
+            if limit is not None and used >= limit:
+                raise QuotaExceeded(
+                    f"{who} has {used} contexts, the limit is {limit}; delete some",
+                    limit=limit,
+                    used=used,
+                )
+
+    def _admit(self, context: Context) -> None:
+        self._contexts[context.id] = context
+        self._n_by_agent[context.agent] += 1
+        self._n_by_uid[context.agent.uid] += 1
+        self.n_bytes += context.n_bytes
+
+    def _forget(self, context: Context) -> None:
+        if self._contexts.pop(context.id, None) is None:
+            return
         self._n_by_agent -= Counter({context.agent: 1})
         self._n_by_uid -= Counter({context.agent.uid: 1})
+        self.n_bytes -= context.n_bytes
+
+    def _grow(self, context: Context, entry: Entry, tokens: array[int], now_ms: int) -> None:
+        context.log.append(entry)
+        context.tokens.extend(tokens)
+        context.used_ms = now_ms
+        self._resize(context, context.n_bytes + saved_contexts.entry_bytes(entry))
+
+    def _shrink(self, context: Context, kept: tuple[int, Entry | None], n_tokens: int) -> None:
+        n_whole, rest = kept
+        context.log = context.log[:n_whole] + ([] if rest is None else [rest])
+        context.tokens = context.tokens[:n_tokens]
+        self._resize(context, sum(map(saved_contexts.entry_bytes, context.log)))
+
+    def _resize(self, context: Context, n_bytes: int) -> None:
+        self.n_bytes += n_bytes - context.n_bytes
+        context.n_bytes = n_bytes
 
 
 def new_context_id() -> ContextId:
@@ -127,23 +299,29 @@ def check_idle(context: Context) -> None:
         )
 
 
-def commit(context: Context, turn: Turn, reply: str | None, now_ms: int) -> None:
-    """Add a turn that has ended: its tokens (the reply's too), its messages, the reply's words.
+def entry_of(context: Context, turn: Turn, reply: str | None, n_reply_tokens: int) -> Entry:
+    """The Entry of a turn that follows the context's log; the reply's tokens come on top."""
+    return entries.entry(
+        context.log,
+        len(turn.tokens) + n_reply_tokens,
+        turn.messages,
+        is_open=turn.is_open,
+        wants_reply=turn.wants_reply,
+        reply=reply,
+        n_reply_tokens=n_reply_tokens,
+    )
 
-    A reply after a turn without messages goes on with the last assistant message, if that is open.
-    """
-    goes_on = not turn.messages and context.is_open
-    context.tokens.extend(turn.tokens)
-    context.messages.extend(turn.messages)
-    if reply is not None:
-        last = context.messages[-1] if context.messages else None
-        if goes_on and last is not None and last["role"] == "assistant":
-            context.messages[-1] = {**last, "content": last["content"] + reply}
-        elif turn.is_open:
-            context.messages.append({"role": "assistant", "content": reply})
-    context.is_open = turn.is_open
-    context.wants_reply = turn.wants_reply
-    context.used_ms = now_ms
+
+def _saved(context: Context) -> SavedContext:
+    return SavedContext(
+        context.id,
+        context.agent,
+        context.model,
+        context.created_ms,
+        context.used_ms,
+        context.name,
+        context.parent,
+    )
 
 
 def describe(context: Context, residence: str, snapshot_bytes: int) -> dict[str, Any]:
@@ -155,7 +333,7 @@ def describe(context: Context, residence: str, snapshot_bytes: int) -> dict[str,
         "uid": context.agent.uid,
         "model": context.model,
         "n_tokens": len(context.tokens),
-        "n_messages": len(context.messages),
+        "n_messages": entries.n_messages(context.log),
         "residence": residence,
         "snapshot_bytes": snapshot_bytes,
         "busy": context.busy_with is not None,

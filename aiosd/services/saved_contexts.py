@@ -197,6 +197,11 @@ def count(transaction: Transaction) -> tuple[int, int]:
     return row
 
 
+def entry_bytes(entry: Entry) -> int:
+    """What a turn counts for in limits."""
+    return _size(entry.n_tokens, _parts_text(entry.parts))
+
+
 def to_blob(tokens: array[int]) -> bytes:
     """Little-endian int32, whatever the machine."""
     if sys.byteorder == "big":

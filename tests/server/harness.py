@@ -34,13 +34,14 @@ def served(tmp_path: Path, model: Model | None = None, **flags: Any) -> Iterator
         },
     )
     settings = dataclasses.replace(settings, limits=limits)
+    Path(settings.state_dir).mkdir(exist_ok=True)
     own = model or FakeModel(n_slots=settings.slots, slot_tokens=settings.slot_tokens)
     started = threading.Event()
     box: list[Daemon] = []
     errors: list[BaseException] = []
 
     async def run() -> None:
-        daemon = Daemon(settings, own)
+        daemon = await Daemon.open(settings, own)
         box.append(daemon)
         await daemon.serve(on_ready=started.set)
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 from array import array
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiosd.kernel.model import ContextId
-from aiosd.services import context as contexts
 from aiosd.services import entries
-from aiosd.services.context import Context, Turn
 from aiosd.services.entries import Entry, Part, Place, cut, entry, place, place_of_message
-from tests.services.opened import ALICE
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = {"role": "user", "content": "Hello"}
@@ -161,11 +158,42 @@ TURNS = st.lists(
 )
 
 
+@dataclass
+class Conversation:
+    """What a log says, kept the plain way: one list of messages that is changed turn by turn."""
+
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    messages: list[dict[str, str]] = field(default_factory=list)
+    is_open: bool = False
+    wants_reply: bool = False
+
+    def say(
+        self,
+        tokens: array[int],
+        messages: list[dict[str, str]],
+        *,
+        is_open: bool,
+        wants_reply: bool,
+        reply: str | None,
+    ) -> None:
+        goes_on = not messages and self.is_open
+        self.tokens.extend(tokens)
+        self.messages.extend(messages)
+        if reply is not None:
+            last = self.messages[-1] if self.messages else None
+            if goes_on and last is not None and last["role"] == "assistant":
+                self.messages[-1] = {**last, "content": last["content"] + reply}
+            elif is_open:
+                self.messages.append({"role": "assistant", "content": reply})
+        self.is_open = is_open
+        self.wants_reply = wants_reply
+
+
 @given(TURNS)
 def test_entries_say_what_committing_turns_one_by_one_says(
     turns: list[tuple[list[dict[str, str]], int, int, str | None]],
 ) -> None:
-    context = Context(ContextId("c"), ALICE, "model", 0, 0)
+    context = Conversation()
     log: list[Entry] = []
     states = [copy.deepcopy((context.messages, context.is_open, context.wants_reply))]
     for messages, n_prompt, n_reply_tokens, reply in turns:
@@ -184,7 +212,7 @@ def test_entries_say_what_committing_turns_one_by_one_says(
                 n_reply_tokens=n_reply,
             )
         )
-        contexts.commit(context, Turn(tokens, tuple(messages), is_open, wants_reply), reply, 0)
+        context.say(tokens, messages, is_open=is_open, wants_reply=wants_reply, reply=reply)
         states.append(copy.deepcopy((context.messages, context.is_open, context.wants_reply)))
     assert sum(turn.n_tokens for turn in log) == len(context.tokens)
     for n_turns, (messages_then, is_open, wants_reply) in enumerate(states):

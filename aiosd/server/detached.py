@@ -1,0 +1,298 @@
+"""Jobs that outlive their connection: kept in the database, followed by whoever attaches.
+
+Rule 1: a detached job is on the disk before it begins, its output soon after it is there, and its
+end in the same write as its turn.
+Rule 2: nobody is sent anything: followers read what is kept, from the token they want.  One that
+doesn't read its connection holds up nobody and buffers nothing.
+Rule 3: after a restart a job goes on from the output that was saved; the tokens are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from aios_sdk.errors import NotFound, QuotaExceeded, SyscallError, TooLarge, from_wire
+from aiosd.driver import JobResult
+from aiosd.engine.base import Output
+from aiosd.kernel.model import AgentId, JobId, Outcome
+from aiosd.server import generate
+from aiosd.services import access, saved_jobs
+from aiosd.services.context import Turn
+from aiosd.services.database import Transaction
+from aiosd.services.saved_jobs import DONE, FAILED, SavedJob
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.session import Call
+
+log = structlog.get_logger()
+
+SAVE_TOKENS = 32  # output is saved in pieces of so many: what a crash makes us generate again
+
+
+@dataclass(slots=True)
+class Detached:
+    """One detached job while it runs.  changed is set, and made anew, when there is more to see."""
+
+    id: JobId
+    agent: AgentId
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    n_saved: int = 0
+    state: str = "queued"
+    result: dict[str, Any] | None = None
+    error: SyscallError | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def tell(self) -> None:
+        changed, self.changed = self.changed, asyncio.Event()
+        changed.set()
+
+
+class DetachedJobs:
+    """All detached jobs: those that run, in memory; those that have ended, in the database."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+        self._limits = daemon.config.limits
+        self._running: dict[JobId, Detached] = {}
+
+    # ------------------------------------------------------------ beginning
+
+    async def run(self, call: Call, job: JobId) -> dict[str, Any]:
+        """llm.generate with detach: begin the job, then follow it while the caller is there."""
+        n_own = sum(d.agent.uid == call.agent.uid for d in self._running.values())
+        if n_own >= self._limits.detached_per_uid:
+            raise QuotaExceeded(
+                f"uid {call.agent.uid} has {n_own} detached jobs running, "
+                f"limit is {self._limits.detached_per_uid}",
+                limit=self._limits.detached_per_uid,
+                used=n_own,
+            )
+        begun: asyncio.Future[Detached] = self._d.loop.create_future()
+        self._d.tasks.create_task(self._drive(call.agent, call.params, job, begun))
+        detached = await asyncio.shield(begun)
+        call.job, call.is_detached = job, True
+        if call.ended is not None and not call.is_gone:
+            self._d.driver.cancel(job, Outcome.CANCELLED)
+        return await self._follow(call, detached, 0)
+
+    async def _drive(
+        self,
+        agent: AgentId,
+        p: dict[str, Any],
+        job: JobId,
+        begun: asyncio.Future[Detached],
+    ) -> None:
+        """The life of a new job; it belongs to the daemon, not to a connection."""
+        try:
+            async with generate.held_context(self._d, agent, p.get("context"), job) as context:
+                work = await generate.prepare(self._d, agent, p, context, job)
+                saved = SavedJob(
+                    job,
+                    agent,
+                    context.id if work.is_kept else None,
+                    {k: v for k, v in p.items() if k not in ("stream", "tag", "deadline_ms")},
+                    work.turn.tokens,
+                    work.spec.sampling.seed,
+                    generate.now_ms(),
+                )
+                await self._d.database.write(lambda t: saved_jobs.create(t, saved))
+                await self._live(work, begun)
+        except SyscallError as error:
+            if not begun.done():
+                begun.set_exception(error)
+        except Exception as error:  # a bug: whoever waits is told, the daemon lives
+            if begun.done():
+                log.exception("bug", name="detached")
+            else:
+                begun.set_exception(error)
+
+    async def resume(self) -> None:
+        """After a restart: go on with what was running."""
+        for saved in await self._d.database.read(saved_jobs.unfinished):
+            self._d.tasks.create_task(self._go_on(saved))
+
+    async def _go_on(self, saved: SavedJob) -> None:
+        begun: asyncio.Future[Detached] = self._d.loop.create_future()
+        p = {**saved.params, "seed": saved.seed}
+        context_id = None if saved.context is None else str(saved.context)
+        try:
+            async with generate.held_context(self._d, saved.agent, context_id, saved.id) as context:
+                prepared = await generate.prepare(self._d, saved.agent, p, context, saved.id)
+                # The tokens as they were, whatever the template says today.
+                turn = Turn(saved.prompt, prepared.turn.messages, prepared.turn.is_open)
+                spec = replace(
+                    prepared.spec,
+                    tokens=context.tokens + saved.prompt,
+                    n_log=len(context.tokens),
+                    output=saved.output,
+                )
+                work = generate.Work(saved.agent, p, context, saved.context is not None, turn, spec)
+                log.info("job_resumed", job=saved.id, n_output=len(saved.output))
+                await self._live(work, begun)
+        except SyscallError as error:  # its context or model is gone
+            await self._save_end(saved.id, FAILED, error.to_wire())
+        except Exception:  # a bug: this job stays as it is, the daemon lives
+            log.exception("bug", name="detached", job=saved.id)
+
+    async def _live(self, work: generate.Work, begun: asyncio.Future[Detached]) -> None:
+        """Run the job to its end, keeping what it says."""
+        job = work.spec.job
+        detached = Detached(job, work.agent, n_saved=len(work.spec.output))
+        record = generate.new_record(self._d, work)
+
+        def on_output(output: Output) -> None:
+            detached.tokens.extend(output.tokens)
+            detached.tell()
+
+        def on_state(state: str, _position: int | None) -> None:
+            detached.state = state
+            detached.tell()
+
+        record.on_output, record.on_state = on_output, on_state
+        self._running[job] = detached
+        try:
+            with generate.counted(self._d, work.agent) as agent:
+                self._d.driver.submit(record)
+                begun.set_result(detached)
+                saver = self._d.tasks.create_task(self._save_output(detached))
+                result = await record.done
+                agent.n_tokens += result.cost.n_prompt + len(result.tokens)
+                saver.cancel()
+                if result.outcome is Outcome.UNAVAILABLE:
+                    detached.error = generate.error_of(job, result)
+                    return  # the daemon goes down: the job stays as it is, to go on
+                await self._end(work, result, detached)
+        except SyscallError as error:  # the disk refused: the turn is not in the log
+            detached.error = error
+            await self._save_end(job, FAILED, error.to_wire())
+        finally:
+            del self._running[job]
+            detached.tell()
+
+    async def _end(self, work: generate.Work, result: JobResult, detached: Detached) -> None:
+        job, limit = work.spec.job, self._limits.detached_result_bytes
+        if result.outcome is Outcome.DONE:
+            state, value = DONE, generate.reply(work, result)
+        else:
+            state, value = FAILED, generate.error_of(job, result).to_wire()
+
+        def also(transaction: Transaction) -> None:
+            now = generate.now_ms()
+            saved_jobs.finish(transaction, job, state, value, now_ms=now, max_result_bytes=limit)
+
+        await generate.commit(self._d, work, result, also)
+        if state == DONE:
+            detached.result = value
+        else:
+            detached.error = from_wire(value)
+
+    async def _save_end(self, job: JobId, state: str, value: dict[str, Any]) -> None:
+        limit = self._limits.detached_result_bytes
+        try:
+            await self._d.database.write(
+                lambda t: saved_jobs.finish(
+                    t, job, state, value, now_ms=generate.now_ms(), max_result_bytes=limit
+                )
+            )
+        except SyscallError as error:
+            log.warning("job_end_not_saved", job=job, reason=error.message)
+
+    async def _save_output(self, detached: Detached) -> None:
+        """Save the output while it grows."""
+        while True:
+            changed = detached.changed
+            start, tokens = detached.n_saved, detached.tokens[detached.n_saved :]
+            if len(tokens) < SAVE_TOKENS:
+                await changed.wait()
+                continue
+            try:
+                await self._d.database.write(
+                    partial(_append, detached.id, start, tokens, self._limits.max_tokens)
+                )
+            except TooLarge:
+                return
+            except SyscallError as error:
+                log.warning("output_not_saved", job=detached.id, reason=error.message)
+                await changed.wait()
+                continue
+            detached.n_saved = start + len(tokens)
+
+    # ------------------------------------------------------------ following
+
+    async def attach(self, call: Call) -> dict[str, Any]:
+        """job.attach: the rest of a detached job, running or ended."""
+        job, start = JobId(call.params["job"]), call.params["from_token"]
+        detached = self._running.get(job)
+        if detached is not None:
+            if not access.may_act(detached.agent, call.agent, is_admin=False):
+                raise NotFound(f"no job {job!r}", job=job)
+            return await self._follow(call, detached, start)
+        saved = await self._d.database.read(lambda t: saved_jobs.load(t, job))
+        if saved is None or saved.agent.uid != call.agent.uid or saved.result is None:
+            raise NotFound(f"no detached job {job!r}; those that ended are kept a while", job=job)
+        if saved.state != DONE:
+            raise from_wire(saved.result)
+        return self._rest(saved.result, start)
+
+    async def _follow(self, call: Call, detached: Detached, start: int) -> dict[str, Any]:
+        position, state = start, ""
+        while not detached.has_ended:
+            changed = detached.changed
+            if call.params["stream"] and not call.session.is_stalled:
+                if detached.state != state:
+                    state = detached.state
+                    call.emit(generate.news_of(detached.id, state, None))
+                position = self._emit(call, detached, position)
+            await changed.wait()
+        if detached.result is None:
+            assert detached.error is not None
+            raise call.ended or detached.error
+        if call.params["stream"]:
+            self._emit(call, detached, position)
+        return self._rest(detached.result, start)
+
+    def _emit(self, call: Call, detached: Detached, position: int) -> int:
+        new = detached.tokens[position:]
+        if new:
+            call.emit({"text": self._d.prompter.detokenize(new), "tokens": new.tolist()})
+        return position + len(new)
+
+    def _rest(self, result: dict[str, Any], start: int) -> dict[str, Any]:
+        """A finished job's result from one of its tokens on."""
+        if start == 0:
+            return result
+        tokens = result["tokens"][start:]
+        rest = {**result, "tokens": tokens, "text": self._d.prompter.detokenize(tokens)}
+        if "logprobs" in result:
+            rest["logprobs"] = result["logprobs"][start:]
+        return rest
+
+    async def expire(self) -> None:
+        """Forget jobs that ended long ago."""
+        limits = self._limits
+        await self._d.database.write(
+            lambda t: saved_jobs.expire(
+                t,
+                generate.now_ms(),
+                keep_ms=limits.detached_keep_s * 1000,
+                max_ended=limits.detached_ended,
+                max_bytes=limits.detached_bytes,
+            )
+        )
+
+
+def _append(
+    job: JobId, start: int, tokens: array[int], max_tokens: int, transaction: Transaction
+) -> None:
+    saved_jobs.append(transaction, job, start, tokens, max_tokens)
