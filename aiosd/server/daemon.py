@@ -22,6 +22,7 @@ from aiosd.engine import thread as engine_thread
 from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate
 from aiosd.engine.engine import Engine
+from aiosd.engine.snapshot_files import SnapshotFiles
 from aiosd.engine.thread import EngineThread, Message
 from aiosd.engine.threads import ThreadAdapter
 from aiosd.kernel import events as ev
@@ -44,6 +45,7 @@ T = TypeVar("T")
 
 DRAIN_S = 5.0  # how long clients may take to read their last words at shutdown
 HOUSEKEEPING_S = 60.0
+FLUSH_S = 10.0  # for contexts that are in no file yet; what doesn't fit is read again
 ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
 N_WORKERS = 2  # threads that render and tokenise
 
@@ -58,6 +60,7 @@ class Daemon:
         daemon = cls(config, model, database)
         try:
             await daemon.contexts.load()
+            daemon.forget_strays()
         except BaseException:
             await database.close()
             raise
@@ -84,7 +87,10 @@ class Daemon:
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(
-            model, snapshot_ram_bytes=config.snapshot_ram, prefill_tokens=config.prefill_tokens
+            model,
+            snapshot_ram_bytes=config.snapshot_ram,
+            snapshot_files=_snapshot_files(config, model),
+            prefill_tokens=config.prefill_tokens,
         )
         adapt = ThreadAdapter(self.engine.set_threads, config.n_threads)
         self.thread = EngineThread(self.engine, self._post_from_engine, adapt)
@@ -126,12 +132,21 @@ class Daemon:
                 listener.unlink_own(path, inode)
                 housekeeping.cancel()
                 await self._drain()
+                n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
+                log.info("flushed", contexts_in_files=n_files)
                 await self.database.close()
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
                 log.error("engine_stuck", waited_s=ENGINE_STOP_S)
             self._workers.shutdown(wait=False, cancel_futures=True)
             log.info("stopped")
+
+    def forget_strays(self) -> None:
+        """Let go the snapshot files of contexts that are no more."""
+        known = {context.id for context in self.contexts.all()}
+        for context in self.engine.contexts_in_files():
+            if context not in known:
+                self.engine.forget(context)
 
     def stop(self) -> None:
         """Begin an orderly shutdown."""
@@ -271,6 +286,18 @@ class Daemon:
             "quantum": config.quantum,
             "exact": info.is_exact,
         }
+
+
+def _snapshot_files(config: Config, model: Model) -> SnapshotFiles | None:
+    """The file tier, if it is to be used."""
+    if not config.snapshot_files:
+        return None
+    return SnapshotFiles(
+        Path(config.state_dir) / "snapshots",
+        config.snapshot_files,
+        model.info.fingerprint,
+        lambda event, values: log.warning(event, **values),
+    )
 
 
 def _overflow_uid() -> int:

@@ -50,9 +50,36 @@ def test_contexts_are_there_after_a_restart_and_go_on_alike(tmp_path: Path) -> N
         again = ok(peer.ask("context.info", context=context))
         same = ("name", "agent", "n_tokens", "n_messages", "created_ms", "used_ms")
         assert {k: again[k] for k in same} == {k: info[k] for k in same}
+        assert again["residence"] == "file"
         after = generate(peer, context=context, messages=MORE)
         assert after["tokens"] == straight["tokens"]
+        assert after["usage"]["cached_tokens"] >= info["n_tokens"] - 1  # nothing is read again
         assert ok(peer.ask("agent.info", agent="raw"))["contexts"] == 2
+
+
+def test_damaged_snapshot_files_cost_a_re_read_and_no_answer(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket) as peer:
+        context = ok(peer.ask("context.create", system="Be brief."))["context"]
+        generate(peer, context=context, messages=HELLO)
+        fork = ok(peer.ask("context.fork", context=context))["context"]
+        straight = generate(peer, context=fork, messages=MORE)
+    for file in (tmp_path / "state" / "snapshots").iterdir():
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 0x55
+        file.write_bytes(data)
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket) as peer:
+        assert generate(peer, context=context, messages=MORE)["tokens"] == straight["tokens"]
+
+
+def test_a_snapshot_is_taken_where_it_is_asked_for(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket) as peer:
+        context = ok(peer.ask("context.create", system="Be brief."))["context"]
+        generate(peer, context=context, messages=HELLO)
+        assert ok(peer.ask("context.info", context=context))["snapshot_bytes"] == 0
+        in_ram = ok(peer.ask("context.snapshot", context=context, to="ram"))
+        assert in_ram["snapshot_bytes"] > 0
+        ok(peer.ask("context.snapshot", context=context, to="file"))
+        assert ok(peer.ask("sys.status"))["cores"][0]["snapshots"]["file_bytes"] > 0
 
 
 def test_a_deleted_context_stays_deleted(tmp_path: Path) -> None:
@@ -178,7 +205,7 @@ def test_attaching_streams_from_the_token_asked_for(tmp_path: Path) -> None:
         )
         tokens: list[object] = []
         while isinstance(message := other.receive(), wire.Notification):
-            tokens.extend(message.params.get("tokens", []))  # type: ignore[call-overload]
+            tokens.extend(message.params.get("tokens", []))  # type: ignore[arg-type]
         assert isinstance(message, wire.Response)
         reply = ok(message)
         assert tokens == reply["tokens"]
