@@ -110,6 +110,9 @@ class Engine:
         sequence = self._jobs.pop(job, None)
         if sequence is not None:
             sequence.close()
+        for cells in self._cells:
+            if cells.job == job:  # a later job of this name has other tokens
+                cells.job = None
 
     def load(self, context: ContextId, slot: SlotId) -> None:
         self._restore(context, slot, is_owner=True)

@@ -101,6 +101,7 @@ class SnapshotFiles:
         self._keep_free_bytes = keep_free_bytes
         self._entries: OrderedDict[ContextId, FileEntry] = OrderedDict()  # the first goes first
         self._paused_until_ns = 0
+        self._used_ns = 0  # mtime of the file used last
         self._seconds_per_byte = 0.0  # of the last writes
         try:
             self._open_directory()
@@ -186,6 +187,7 @@ class SnapshotFiles:
             old = self._entries.pop(context, None)
             self.n_bytes -= 0 if old is None else old.file_bytes
             self._entries[context] = entry
+            self.touch(context)
         return is_there
 
     def _write_file(
@@ -266,7 +268,8 @@ class SnapshotFiles:
     def touch(self, context: ContextId, at_ns: int | None = None) -> None:
         """It was used now: others go before it.  at_ns: the time to note, for after a restart."""
         self._entries.move_to_end(context)
-        at_ns = time.time_ns() if at_ns is None else at_ns  # a clock that survives a restart
+        if at_ns is None:  # by a clock that survives a restart, and no two alike
+            at_ns = self._used_ns = max(time.time_ns(), self._used_ns + 1)
         with contextlib.suppress(OSError):  # the order after a restart is a little worse, then
             os.utime(self._path(context), ns=(at_ns, at_ns))
 

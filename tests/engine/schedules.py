@@ -169,7 +169,9 @@ class Player:
     def _act(self, waiting: list[_Chain], resident: list[_Chain]) -> None:
         dice = self.rng.random()
         chain = self.rng.choice(waiting)
-        if dice < 0.25 or not resident:
+        if self.restarted is not None and self.rng.random() < 0.15:
+            self._act_on_files(chain)
+        elif dice < 0.25 or not resident:
             if chain.slot is None:
                 self._load(chain)
         elif dice < 0.75:
@@ -190,8 +192,6 @@ class Player:
             chain.n_cancels_left -= 1
             self.engine.close(chain.job)
             chain.job = None
-        elif dice >= 0.96 and self.rng.random() < 0.5:
-            self._act_on_files(chain)
         elif dice >= 0.96 and self.failures is not None and len(resident) > 1:
             slot = self.rng.choice(resident).slot
             assert slot is not None
@@ -205,7 +205,7 @@ class Player:
         elif dice < 0.6:
             for _ in range(self.rng.choice([1, 5])):
                 self.engine.tidy(self.rng.choice([0.3, 1000.0]))
-        elif dice < 0.75 and self.mischief is not None:
+        elif dice < 0.85 and self.mischief is not None:
             self.mischief()
         elif self.restarted is not None:
             self._restart()

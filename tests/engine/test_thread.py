@@ -342,3 +342,62 @@ def test_stop_brings_the_run_home_first() -> None:
     stopper.join(PATIENCE_S)
     _, [report] = bench.until_home()
     assert report.n_output == 1
+
+
+class Tidier(Engine):
+    """Has so many pieces to write when nobody waits, and says when it is asked."""
+
+    def __init__(self, n_pieces: int) -> None:
+        super().__init__(FakeModel(n_slots=4, end_liking=-50.0), snapshot_ram_bytes=10**7)
+        self.n_pieces = n_pieces
+        self.asked: SimpleQueue[float] = SimpleQueue()
+        self.may_go_on = threading.Event()
+
+    def tidy(self, idle_s: float) -> float | None:
+        self.asked.put(idle_s)
+        assert self.may_go_on.wait(PATIENCE_S)
+        if self.n_pieces < 0:
+            raise ZeroDivisionError("a bug")
+        self.n_pieces -= 1
+        return 0.0 if self.n_pieces else None
+
+
+@contextmanager
+def tidying(n_pieces: int) -> Iterator[tuple[Tidier, EngineThread, SimpleQueue[Message]]]:
+    engine, messages = Tidier(n_pieces), SimpleQueue[Message]()
+    engine_thread = EngineThread(engine, messages.put)
+    engine_thread.start()
+    yield engine, engine_thread, messages
+    engine.may_go_on.set()
+    assert engine_thread.stop(PATIENCE_S)
+
+
+def test_what_can_wait_is_done_piece_by_piece_when_no_command_comes() -> None:
+    with tidying(3) as (engine, engine_thread, _messages):
+        assert engine.asked.get(timeout=PATIENCE_S) >= thread.IDLE_S
+        assert engine_thread.busy_since_ns > 0
+        engine.may_go_on.set()
+        idle_s = [engine.asked.get(timeout=PATIENCE_S) for _ in range(2)]
+        assert idle_s == sorted(idle_s)
+    assert engine.asked.empty()
+
+
+def test_a_command_goes_before_the_next_piece() -> None:
+    with tidying(1000) as (engine, engine_thread, _messages):
+        engine.asked.get(timeout=PATIENCE_S)
+        n_left: SimpleQueue[object] = SimpleQueue()
+        engine_thread.put(Call(lambda: engine.n_pieces, lambda result, _error: n_left.put(result)))
+        engine.may_go_on.set()
+        assert n_left.get(timeout=PATIENCE_S) == 999
+
+
+def test_a_bug_in_what_can_wait_is_told_once_and_the_thread_lives_on() -> None:
+    with tidying(-1) as (engine, engine_thread, messages):
+        engine.may_go_on.set()
+        message = messages.get(timeout=PATIENCE_S)
+        assert isinstance(message, EngineDied)
+        assert "ZeroDivisionError: a bug" in message.traceback
+        done = threading.Event()
+        engine_thread.put(Call(lambda: None, lambda _result, _error: done.set()))
+        assert done.wait(PATIENCE_S)
+    assert engine.asked.qsize() == 1
