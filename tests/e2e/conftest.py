@@ -21,6 +21,8 @@ class DaemonProcess:
     """`python -m aiosd` with flags, ready to serve when made."""
 
     def __init__(self, directory: Path, *flags: str) -> None:
+        self.directory = directory
+        self.flags = flags
         directory.mkdir(parents=True, exist_ok=True)
         self.socket = str(directory / "s.sock")
         self.log = directory / "log"
@@ -50,6 +52,10 @@ class DaemonProcess:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(0.05)
         raise RuntimeError(f"aiosd wasn't ready within {START_S} s: {self.words()}")
+
+    def again(self) -> DaemonProcess:
+        """Another daemon with the same flags and state, after this one has ended."""
+        return DaemonProcess(self.directory, *self.flags)
 
     def words(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
