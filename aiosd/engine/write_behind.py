@@ -1,6 +1,7 @@
 """What is parked gets into files before it has to: when nobody waits, and before the daemon ends.
 
-Rule 1: a command waits for one piece of a file at most (snapshot_files.CHUNK_BYTES).
+Rule 1: a command waits for one piece of a file at most (snapshot_files.CHUNK_BYTES), or for the
+copy of one slot.
 Rule 2: what is in RAM or in a slot is in no hurry: it doesn't push another such one out of the
 files, or two that don't fit would be written in turns for ever.
 Rule 3: before the end, the most recently used go first, and what has been written stays.
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from aiosd.engine.base import Model
-from aiosd.engine.snapshot_files import RETRY_S, SnapshotFiles
+from aiosd.engine.snapshot_files import MAX_FILES, RETRY_S, SnapshotFiles
 from aiosd.engine.snapshots import SnapshotStore, Writing, finished
 from aiosd.kernel.model import ContextId, SlotId
 
@@ -108,5 +109,7 @@ class WriteBehind:
             next(writing)
         except StopIteration as end:
             self._store.writing = None
+            if len(self._refused) >= MAX_FILES:
+                self._refused.clear()
             if not end.value and not self._files.is_paused():
                 self._refused[context] = (self._n_tokens, self._files.n_bytes)

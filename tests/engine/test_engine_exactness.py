@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -156,7 +157,7 @@ def llama_model() -> Iterator[Model]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_every_schedule_gives_each_job_what_it_gets_alone_on_the_real_model(
-    seed: int, llama_model: Model
+    seed: int, llama_model: Model, tmp_path: Path
 ) -> None:
     rng = random.Random(seed)
     chains = [
@@ -164,14 +165,22 @@ def test_every_schedule_gives_each_job_what_it_gets_alone_on_the_real_model(
         for _ in range(4)
     ]
     expected = play_alone(llama_model, chains)
-    for slot in range(llama_model.info.n_slots):
-        llama_model.truncate(SlotId(slot), 0)
-    engine = Engine(
-        llama_model,
-        snapshot_ram_bytes=rng.choice([4 * 2**20, 40 * 2**20]),
-        prefill_tokens=rng.choice([7, 32, 256]),
-        is_joint_batch=rng.random() < 0.5,
-    )
-    answers = play(engine, chains, rng)
+    snapshot_ram_bytes = rng.choice([0, 4 * 2**20, 40 * 2**20])
+
+    def engine() -> Engine:
+        for slot in range(llama_model.info.n_slots):
+            llama_model.truncate(SlotId(slot), 0)
+        return Engine(
+            llama_model,
+            snapshot_ram_bytes=snapshot_ram_bytes,
+            snapshot_files=SnapshotFiles(
+                tmp_path / "files", 30 * 2**20, llama_model.info.fingerprint, keep_free_bytes=0
+            ),
+            prefill_tokens=rng.choice([7, 32, 256]),
+            is_joint_batch=rng.random() < 0.5,
+        )
+
+    mischief = partial(damage, tmp_path / "files", rng)
+    answers = play(engine(), chains, rng, restarted=engine, mischief=mischief)
     assert_same(answers, expected)
     assert any(answer.finish != "failed" for chain in answers for answer in chain)
