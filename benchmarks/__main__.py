@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import decode, rr_overhead, syscalls
+from benchmarks import decode, restart, rr_overhead, syscalls
 from benchmarks.common import Options
 
-BENCHMARKS = {"decode": decode.main, "rr_overhead": rr_overhead.main, "syscalls": syscalls.main}
+BENCHMARKS = {
+    "decode": decode.main,
+    "rr_overhead": rr_overhead.main,
+    "syscalls": syscalls.main,
+    "restart": restart.main,
+}
 
 
 def main() -> None:

@@ -1,0 +1,107 @@
+"""After a restart: time to ready, and to a context's first token, beside reading it all again.
+
+A daemon keeps contexts of some length and is stopped in order.  It is started again twice: with
+the snapshot files it wrote, and without them, so that every context is read from its tokens.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from aios_sdk import Client
+from aiosd.demo.daemon import Flags, PrivateDaemon
+from benchmarks.common import Options, Spread, print_table, save
+
+N_CONTEXTS = 6
+SLOT_TOKENS = 2048
+LENGTHS = (256, 1024, 1900)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Milliseconds.  ratio: reading again over restoring, the median of the pairs'."""
+
+    n_tokens: int
+    ready_ms: Spread
+    restored_ttft_ms: Spread
+    reread_ttft_ms: Spread
+    ratio: float
+
+
+def main(options: Options) -> None:
+    lengths = LENGTHS[:1] if options.is_quick else LENGTHS
+    rows = [measure(n_tokens, options) for n_tokens in lengths]
+    save("restart", options, rows)
+    print_table(
+        f"After a restart, {N_CONTEXTS} contexts: milliseconds to ready and to the first token",
+        ("tokens", "ready", "first token, restored", "first token, read again", "ratio"),
+        [
+            (
+                f"{r.n_tokens}",
+                f"{r.ready_ms}",
+                f"{r.restored_ttft_ms}",
+                f"{r.reread_ttft_ms}",
+                f"{r.ratio:.1f}",
+            )
+            for r in rows
+        ],
+    )
+
+
+def measure(n_tokens: int, options: Options) -> Row:
+    ready, restored, again = [], [], []
+    for _ in range(options.n_runs):
+        with tempfile.TemporaryDirectory(prefix="aiosd-restart-") as place:
+            state = Path(place) / "state"
+            contexts = prepare(state, n_tokens)
+            shutil.copytree(state, bare := Path(place) / "bare")
+            shutil.rmtree(bare / "snapshots", ignore_errors=True)
+            ready_ms, with_files = first_tokens(state, contexts)
+            _, without = first_tokens(bare, contexts)
+            ready.append(ready_ms)
+            restored.append(with_files)
+            again.append(without)
+    ratio = Spread.of([b / a for a, b in zip(restored, again, strict=True)]).median
+    return Row(n_tokens, Spread.of(ready), Spread.of(restored), Spread.of(again), ratio)
+
+
+def _flags(state: Path) -> Flags:
+    return {
+        "state-dir": str(state),
+        "slots": N_CONTEXTS,
+        "slot-tokens": SLOT_TOKENS,
+        "snapshot-files": "2G",
+    }
+
+
+def prepare(state: Path, n_tokens: int) -> list[str]:
+    """Contexts of n_tokens each, all different, read and kept by a daemon that has ended."""
+    with PrivateDaemon(_flags(state)) as daemon, Client(daemon.socket, agent="bench") as client:
+        contexts = []
+        for n in range(N_CONTEXTS):
+            context = client.context()
+            tokens = [1000 + (n * 7919 + i * 31) % 40000 for i in range(n_tokens)]
+            client.call("context.append", context=context.id, tokens=tokens)
+            context.prefetch()
+            contexts.append(context.id)
+    return contexts
+
+
+def first_tokens(state: Path, contexts: list[str]) -> tuple[float, float]:
+    """(milliseconds to ready, mean milliseconds to a context's first token)."""
+    began_s = time.perf_counter()
+    with PrivateDaemon(_flags(state)) as daemon, Client(daemon.socket, agent="bench") as client:
+        client.ping()
+        ready_ms = (time.perf_counter() - began_s) * 1000
+        took_ms = []
+        for context in contexts:
+            asked_s = time.perf_counter()
+            client.call(
+                "llm.generate", context=context, prompt=" go", max_tokens=1, ignore_eos=True
+            )
+            took_ms.append((time.perf_counter() - asked_s) * 1000)
+    return ready_ms, sum(took_ms) / len(took_ms)

@@ -1,0 +1,30 @@
+"""The SDK's examples, run as a user runs them, against a live daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Start
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).parents[2] / "sdk" / "examples"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_each_example_is_short_and_runs(start: Start, name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) <= 60
+    daemon = start("--slots", "8", "--slot-tokens", "1024")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        env={**os.environ, "AIOSD_SOCKET": daemon.socket},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    print(done.stdout)  # noqa: T201 - shown with -s: what it measured
