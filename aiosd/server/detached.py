@@ -43,6 +43,7 @@ class Detached:
     id: JobId
     agent: AgentId
     tokens: array[int] = field(default_factory=lambda: array("i"))
+    n_sure: int = 0  # of them, those that a resumed job may begin with: all but an ending's
     n_saved: int = 0
     state: str = "queued"
     result: dict[str, Any] | None = None
@@ -153,6 +154,8 @@ class DetachedJobs:
 
         def on_output(output: Output) -> None:
             detached.tokens.extend(output.tokens)
+            if record.ending is None:  # a stop string may have had the last ones tokenised anew
+                detached.n_sure = len(detached.tokens)
             detached.tell()
 
         def on_state(state: str, _position: int | None) -> None:
@@ -212,7 +215,8 @@ class DetachedJobs:
         """Save the output while it grows."""
         while True:
             changed = detached.changed
-            start, tokens = detached.n_saved, detached.tokens[detached.n_saved :]
+            start = detached.n_saved
+            tokens = detached.tokens[start : detached.n_sure]
             if len(tokens) < SAVE_TOKENS:
                 await changed.wait()
                 continue
