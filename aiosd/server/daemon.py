@@ -34,6 +34,7 @@ from aiosd.server.generate import now_ms
 from aiosd.server.prompts import Prompter
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
+from aiosd.services import saved_agents
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
 from aiosd.services.database import Database
@@ -60,6 +61,8 @@ class Daemon:
         daemon = cls(config, model, database)
         try:
             await daemon.contexts.load()
+            for agent, figures in (await database.read(saved_agents.load_all)).items():
+                daemon.agents.restore(agent, *figures)
             daemon.forget_strays()
         except BaseException:
             await database.close()

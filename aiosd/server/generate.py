@@ -29,6 +29,7 @@ from aiosd.engine.base import MAX_SEED, GrammarError, JobSpec, Output, Sampling,
 from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.services import context as contexts
+from aiosd.services import saved_agents
 from aiosd.services.agents import Agent
 from aiosd.services.context import Context, Turn
 from aiosd.services.database import Transaction
@@ -149,8 +150,15 @@ async def commit(
     if work.is_kept and (is_done or work.params["keep_partial"]):
         turn = work.turn
         entry = contexts.entry_of(work.context, turn, result.text, len(result.tokens))
-        tokens = turn.tokens + result.tokens
-        await daemon.contexts.append(work.context, entry, tokens, now_ms(), also)
+        tokens, now = turn.tokens + result.tokens, now_ms()
+        n_used = result.cost.n_prompt + len(result.tokens)
+
+        def more(transaction: Transaction) -> None:
+            saved_agents.add(transaction, work.agent, now, n_used)
+            if also is not None:
+                also(transaction)
+
+        await daemon.contexts.append(work.context, entry, tokens, now, more)
     elif also is not None:
         await daemon.database.write(also)
 

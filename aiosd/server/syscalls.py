@@ -250,8 +250,14 @@ class Syscalls:
         if messages:
             empty = contexts.Context(contexts.new_context_id(), call.agent, model, 0, 0)
             turn = await self._turn(empty, {"messages": messages})
+        now = generate.now_ms()
         context = await self._d.contexts.create(
-            call.agent, model, generate.now_ms(), p.get("name"), turn
+            call.agent,
+            model,
+            now,
+            since_ms=self._d.agents.enter(call.agent, now).since_ms,
+            name=p.get("name"),
+            turn=turn,
         )
         return {"context": context.id}
 

@@ -10,7 +10,10 @@ from aiosd.kernel.model import AgentId
 
 @dataclass(slots=True)
 class Agent:
-    """One agent's figures.  n_tokens: prompt tokens read and tokens given, over all its jobs."""
+    """One agent's figures.  n_tokens: prompt tokens read and tokens given, over all its jobs.
+
+    After a restart the tokens of jobs without a context are forgotten.
+    """
 
     id: AgentId
     since_ms: int
@@ -32,6 +35,11 @@ class AgentRegistry:
     def enter(self, agent: AgentId, now_ms: int) -> Agent:
         """The agent's record, made if need be."""
         return self._agents.setdefault(agent, Agent(agent, now_ms))
+
+    def restore(self, agent: AgentId, since_ms: int, n_tokens: int) -> None:
+        """An agent that an earlier daemon knew, if it has contexts here."""
+        if self._has_contexts(agent):
+            self._agents[agent] = Agent(agent, since_ms, n_tokens=n_tokens)
 
     def leave(self, agent: AgentId) -> None:
         """Forget the agent if it has nothing here any more."""

@@ -129,16 +129,26 @@ class ContextStore:
     # ------------------------------------------------------------ changing
 
     async def create(
-        self, agent: AgentId, model: str, now_ms: int, name: str | None, turn: Turn | None
+        self,
+        agent: AgentId,
+        model: str,
+        now_ms: int,
+        *,
+        since_ms: int,
+        name: str | None,
+        turn: Turn | None,
     ) -> Context:
-        """A new context, with a first turn if there is one.  QuotaExceeded past a limit."""
+        """A new context, with a first turn if there is one.  QuotaExceeded past a limit.
+
+        since_ms: when the agent came, for its own record.
+        """
         self._check_room(agent)
         context = Context(new_context_id(), agent, model, now_ms, now_ms, name)
         entry = None if turn is None else entry_of(context, turn, None, 0)
 
         def work(transaction: Transaction) -> None:
             saved_contexts.create(transaction, _saved(context))
-            saved_agents.add(transaction, agent, now_ms, 0)
+            saved_agents.add(transaction, agent, since_ms, 0)
             if entry is not None and turn is not None:
                 saved_contexts.append(
                     transaction, context.id, 0, entry, turn.tokens, used_ms=now_ms

@@ -45,6 +45,7 @@ def test_contexts_are_there_after_a_restart_and_go_on_alike(tmp_path: Path) -> N
         straight = generate(peer, context=twin, messages=MORE)
         before = ok(peer.ask("context.read", context=context, tokens=True))
         info = ok(peer.ask("context.info", context=context))
+        agent = ok(peer.ask("agent.info", agent="raw"))
     with served(tmp_path) as daemon, RawPeer(daemon.config.socket) as peer:
         assert ok(peer.ask("context.read", context=context, tokens=True)) == before
         again = ok(peer.ask("context.info", context=context))
@@ -54,7 +55,9 @@ def test_contexts_are_there_after_a_restart_and_go_on_alike(tmp_path: Path) -> N
         after = generate(peer, context=context, messages=MORE)
         assert after["tokens"] == straight["tokens"]
         assert after["usage"]["cached_tokens"] >= info["n_tokens"] - 1  # nothing is read again
-        assert ok(peer.ask("agent.info", agent="raw"))["contexts"] == 2
+        known = ok(peer.ask("agent.info", agent="raw"))
+        assert (known["contexts"], known["since_ms"]) == (2, agent["since_ms"])
+        assert known["tokens"] > agent["tokens"] > 0
 
 
 def test_damaged_snapshot_files_cost_a_re_read_and_no_answer(tmp_path: Path) -> None:
