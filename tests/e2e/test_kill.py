@@ -6,6 +6,7 @@ call that was under way would have made of it; nothing half-written, nothing inv
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -22,7 +23,7 @@ from tests.server.harness import RawPeer
 pytestmark = pytest.mark.slow
 
 N_AGENTS = 6
-N_KILLS = 6
+N_KILLS = int(os.environ.get("AIOSD_SOAK_KILLS", "6"))  # 60 take about four minutes
 FLAGS = ("--slots", "4", "--slot-tokens", "512", "--snapshot-ram", "16M", "--snapshot-files", "64M")
 
 
@@ -128,7 +129,7 @@ class Agent:
             self.doubt = None
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_what_was_acknowledged_survives_kill_9_again_and_again(tmp_path: Path) -> None:
     rng = random.Random(20)
     agents = [Agent(f"agent-{n}", random.Random(n)) for n in range(N_AGENTS)]
@@ -147,7 +148,7 @@ def test_what_was_acknowledged_survives_kill_9_again_and_again(tmp_path: Path) -
             daemon = daemon.again()
             for agent in agents:
                 agent.compare(daemon.socket)
-        assert sum(agent.n_calls for agent in agents) > 100
+        assert sum(agent.n_calls for agent in agents) > 10 * N_KILLS
         n_descriptors = daemon.n_descriptors()
         assert daemon.stop() == 0
         daemon = daemon.again()
