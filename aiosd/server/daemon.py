@@ -48,6 +48,7 @@ DRAIN_S = 5.0  # how long clients may take to read their last words at shutdown
 HOUSEKEEPING_S = 60.0
 FLUSH_S = 10.0  # for contexts that are in no file yet; what doesn't fit is read again
 ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
+LONG_TEXT = 64 * 1024  # characters; shorter ones take milliseconds
 N_WORKERS = 2  # threads that render and tokenise
 
 
@@ -107,6 +108,7 @@ class Daemon:
         self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
+        self._long_texts: dict[int, asyncio.Lock] = {}
         self._workers = ThreadPoolExecutor(N_WORKERS, thread_name_prefix="worker")
         self._stop = asyncio.Event()
         self._overflow_uid = _overflow_uid()
@@ -163,7 +165,8 @@ class Daemon:
                     self.driver.drop_context(context.id)
                     self.agents.leave(context.agent)
                     log.info("context_retired", context=context.id, uid=context.agent.uid)
-                await self.detached.expire()
+                await self.detached.tidy()
+                await self.database.write(saved_agents.forget_unused)
             except SyscallError as error:
                 log.warning("housekeeping", reason=error.message)
             await asyncio.sleep(HOUSEKEEPING_S)
@@ -182,8 +185,7 @@ class Daemon:
                     waiting = [c.task for s in sessions for c in s.calls.values() if c.task]
                     await asyncio.wait(waiting)
         for session in sessions:
-            if session.transport is not None:
-                session.transport.close()
+            session.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 await asyncio.gather(*(s.gone.wait() for s in sessions))
@@ -193,9 +195,17 @@ class Daemon:
 
     # ------------------------------------------------------------ for sessions and handlers
 
-    async def in_worker(self, work: Callable[[], T]) -> T:
-        """Run CPU work off the event loop."""
-        return await self.loop.run_in_executor(self._workers, work)
+    async def in_worker(self, work: Callable[[], T], uid: int = 0, n_chars: int = 0) -> T:
+        """Run CPU work off the event loop; of a uid's long texts one at a time."""
+        if n_chars < LONG_TEXT:
+            return await self.loop.run_in_executor(self._workers, work)
+        turn = self._long_texts.setdefault(uid, asyncio.Lock())
+        try:
+            async with turn:
+                return await self.loop.run_in_executor(self._workers, work)
+        finally:
+            if not turn.locked():
+                self._long_texts.pop(uid, None)
 
     async def on_engine(self, work: Callable[[], T]) -> T:
         """Run something on the engine thread, after the step under way."""
@@ -263,9 +273,10 @@ class Daemon:
             if session.transport is None:
                 continue
             if session is but_answer_first:
-                self.loop.call_soon(session.transport.close)
+                self.loop.call_soon(session.close)
             else:
-                session.transport.close()
+                session.close()
+        self.detached.drop_of(agent)
         for job, record in list(self.driver.jobs.items()):
             if record.agent == agent:
                 self.driver.cancel(job, Outcome.CANCELLED)

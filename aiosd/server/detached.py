@@ -11,20 +11,32 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from aios_sdk.errors import NotFound, QuotaExceeded, SyscallError, TooLarge, from_wire
+from aios_sdk.errors import (
+    Cancelled,
+    EngineFailed,
+    Internal,
+    NotFound,
+    QuotaExceeded,
+    SyscallError,
+    TooLarge,
+    Unavailable,
+    from_wire,
+)
 from aiosd.driver import JobResult
 from aiosd.engine.base import Output
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import generate
-from aiosd.services import access, saved_jobs
+from aiosd.services import saved_jobs
 from aiosd.services.context import Turn
 from aiosd.services.database import Transaction
+from aiosd.services.saved_contexts import NotAsSaved
 from aiosd.services.saved_jobs import DONE, FAILED, SavedJob
 
 if TYPE_CHECKING:
@@ -33,19 +45,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+N_LOG = "n_log"  # beside the params: the log's tokens before the job
 SAVE_TOKENS = 32  # output is saved in pieces of so many: what a crash makes us generate again
 
 
 @dataclass(slots=True)
 class Detached:
-    """One detached job while it runs.  changed is set, and made anew, when there is more to see."""
+    """One detached job, from the moment it is asked for.  changed is set, and made anew, when
+    there is more to see."""
 
     id: JobId
     agent: AgentId
     tokens: array[int] = field(default_factory=lambda: array("i"))
     n_sure: int = 0  # of them, those that a resumed job may begin with: all but an ending's
     n_saved: int = 0
-    state: str = "queued"
+    state: str = ""  # nothing to tell before it is on the disk
+    is_dropped: bool = False  # cancelled; looked at before it begins
     result: dict[str, Any] | None = None
     error: SyscallError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,8 +81,9 @@ class DetachedJobs:
         self._d = daemon
         self._limits = daemon.config.limits
         self._running: dict[JobId, Detached] = {}
+        self._unsaved: dict[JobId, tuple[AgentId, str, dict[str, Any]]] = {}  # the disk refused
 
-    # ------------------------------------------------------------ beginning
+    # ------------------------------------------------------------ beginning and ending
 
     async def run(self, call: Call, job: JobId) -> dict[str, Any]:
         """llm.generate with detach: begin the job, then follow it while the caller is there."""
@@ -79,56 +95,80 @@ class DetachedJobs:
                 limit=self._limits.detached_per_uid,
                 used=n_own,
             )
-        begun: asyncio.Future[Detached] = self._d.loop.create_future()
-        self._d.tasks.create_task(self._drive(call.agent, call.params, job, begun))
-        detached = await asyncio.shield(begun)
-        call.job, call.is_detached = job, True
-        if call.ended is not None and not call.is_gone:
-            self._d.driver.cancel(job, Outcome.CANCELLED)
-        return await self._follow(call, detached, 0)
-
-    async def _drive(
-        self,
-        agent: AgentId,
-        p: dict[str, Any],
-        job: JobId,
-        begun: asyncio.Future[Detached],
-    ) -> None:
-        """The life of a new job; it belongs to the daemon, not to a connection."""
+        detached = self._running[job] = Detached(job, call.agent)
+        self._d.tasks.create_task(self._drive(detached, self._begin(detached, call.params)))
         try:
-            async with generate.held_context(self._d, agent, p.get("context"), job) as context:
-                work = await generate.prepare(self._d, agent, p, context, job)
-                saved = SavedJob(
-                    job,
-                    agent,
-                    context.id if work.is_kept else None,
-                    {k: v for k, v in p.items() if k not in ("stream", "tag", "deadline_ms")},
-                    work.turn.tokens,
-                    work.spec.sampling.seed,
-                    generate.now_ms(),
-                )
-                await self._d.database.write(lambda t: saved_jobs.create(t, saved))
-                await self._live(work, begun)
-        except SyscallError as error:
-            if not begun.done():
-                begun.set_exception(error)
-        except Exception as error:  # a bug: whoever waits is told, the daemon lives
-            if begun.done():
-                log.exception("bug", name="detached")
-            else:
-                begun.set_exception(error)
+            return await self._follow(call, detached, 0)
+        except asyncio.CancelledError:
+            if not call.is_gone:  # its caller wants it to end, and is there to say so
+                self._drop(detached)
+            raise
+
+    def drop_of(self, agent: AgentId) -> None:
+        """End an agent's detached jobs, wherever they are."""
+        for detached in self._running.values():
+            if detached.agent == agent:
+                self._drop(detached)
+
+    def _drop(self, detached: Detached) -> None:
+        detached.is_dropped = True
+        self._d.driver.cancel(detached.id, Outcome.CANCELLED)
+
+    def _check_wanted(self, detached: Detached) -> None:
+        if detached.is_dropped:
+            raise Cancelled(f"job {detached.id} was cancelled", job=detached.id)
+        if self._d.is_stopping:
+            raise Unavailable("the daemon is shutting down")
 
     async def resume(self) -> None:
         """After a restart: go on with what was running."""
         for saved in await self._d.database.read(saved_jobs.unfinished):
-            self._d.tasks.create_task(self._go_on(saved))
+            detached = self._running[saved.id] = Detached(saved.id, saved.agent)
+            self._d.tasks.create_task(self._drive(detached, self._go_on(detached, saved)))
 
-    async def _go_on(self, saved: SavedJob) -> None:
-        begun: asyncio.Future[Detached] = self._d.loop.create_future()
+    async def _drive(self, detached: Detached, life: Coroutine[Any, Any, None]) -> None:
+        """A job's life, the daemon's and no connection's; it ends in a result or an error."""
+        try:
+            await life
+        except SyscallError as error:
+            detached.error = error
+        except Exception:  # a bug: whoever follows is told, the daemon lives
+            log.exception("bug", name="detached", job=detached.id)
+        finally:
+            if not detached.has_ended:
+                detached.error = Internal(f"job {detached.id} ended on a bug; the log says more")
+            del self._running[detached.id]
+            detached.tell()
+
+    async def _begin(self, detached: Detached, p: dict[str, Any]) -> None:
+        job, agent = detached.id, detached.agent
+        async with generate.held_context(self._d, agent, p.get("context"), job) as context:
+            work = await generate.prepare(self._d, agent, p, context, job)
+            self._check_wanted(detached)
+            kept = {k: v for k, v in p.items() if k not in ("stream", "tag", "deadline_ms")}
+            saved = SavedJob(
+                job,
+                agent,
+                context.id if work.is_kept else None,
+                {**kept, N_LOG: len(context.tokens)},
+                work.turn.tokens,
+                work.spec.sampling.seed,
+                generate.now_ms(),
+            )
+            await self._d.database.write(lambda t: saved_jobs.create(t, saved))
+            await self._live(work, detached)
+
+    async def _go_on(self, detached: Detached, saved: SavedJob) -> None:
         p = {**saved.params, "seed": saved.seed}
+        n_log = p.pop(N_LOG)
         context_id = None if saved.context is None else str(saved.context)
         try:
             async with generate.held_context(self._d, saved.agent, context_id, saved.id) as context:
+                if len(context.tokens) != n_log:
+                    raise EngineFailed(
+                        f"context {context.id} has {len(context.tokens)} tokens, the job began "
+                        f"after {n_log}: it can't go on"
+                    )
                 prepared = await generate.prepare(self._d, saved.agent, p, context, saved.id)
                 # The tokens as they were, whatever the template says today.
                 turn = Turn(saved.prompt, prepared.turn.messages, prepared.turn.is_open)
@@ -140,16 +180,17 @@ class DetachedJobs:
                 )
                 work = generate.Work(saved.agent, p, context, saved.context is not None, turn, spec)
                 log.info("job_resumed", job=saved.id, n_output=len(saved.output))
-                await self._live(work, begun)
+                await self._live(work, detached)
+        except Unavailable:
+            raise  # the daemon goes down: it goes on another time
         except SyscallError as error:  # its context or model is gone
-            await self._save_end(saved.id, FAILED, error.to_wire())
-        except Exception:  # a bug: this job stays as it is, the daemon lives
-            log.exception("bug", name="detached", job=saved.id)
+            await self._save_end(saved.agent, saved.id, FAILED, error.to_wire())
+            raise
 
-    async def _live(self, work: generate.Work, begun: asyncio.Future[Detached]) -> None:
-        """Run the job to its end, keeping what it says."""
+    async def _live(self, work: generate.Work, detached: Detached) -> None:
+        """Run the job, which is on the disk, to its end, keeping what it says."""
         job = work.spec.job
-        detached = Detached(job, work.agent, n_saved=len(work.spec.output))
+        detached.n_saved = len(work.spec.output)
         record = generate.new_record(self._d, work)
 
         def on_output(output: Output) -> None:
@@ -163,25 +204,25 @@ class DetachedJobs:
             detached.tell()
 
         record.on_output, record.on_state = on_output, on_state
-        self._running[job] = detached
+        saver: asyncio.Task[None] | None = None
         try:
             with generate.counted(self._d, work.agent) as agent:
+                self._check_wanted(detached)
                 self._d.driver.submit(record)
-                begun.set_result(detached)
                 saver = self._d.tasks.create_task(self._save_output(detached))
                 result = await record.done
                 agent.n_tokens += result.cost.n_prompt + len(result.tokens)
-                saver.cancel()
-                if result.outcome is Outcome.UNAVAILABLE:
-                    detached.error = generate.error_of(job, result)
-                    return  # the daemon goes down: the job stays as it is, to go on
-                await self._end(work, result, detached)
-        except SyscallError as error:  # the disk refused: the turn is not in the log
-            detached.error = error
-            await self._save_end(job, FAILED, error.to_wire())
+            if result.outcome is Outcome.UNAVAILABLE:
+                raise generate.error_of(job, result)
+            await self._end(work, result, detached)
+        except SyscallError as error:
+            # Where the daemon goes down the job stays as it is, to go on; else it has failed.
+            if not self._d.is_stopping:
+                await self._save_end(work.agent, job, FAILED, error.to_wire())
+            raise
         finally:
-            del self._running[job]
-            detached.tell()
+            if saver is not None:
+                saver.cancel()
 
     async def _end(self, work: generate.Work, result: JobResult, detached: Detached) -> None:
         job, limit = work.spec.job, self._limits.detached_result_bytes
@@ -200,7 +241,10 @@ class DetachedJobs:
         else:
             detached.error = from_wire(value)
 
-    async def _save_end(self, job: JobId, state: str, value: dict[str, Any]) -> None:
+    async def _save_end(
+        self, agent: AgentId, job: JobId, state: str, value: dict[str, Any]
+    ) -> None:
+        """How the job ended; kept in memory, and tried again, while the disk refuses."""
         limit = self._limits.detached_result_bytes
         try:
             await self._d.database.write(
@@ -208,7 +252,10 @@ class DetachedJobs:
                     t, job, state, value, now_ms=generate.now_ms(), max_result_bytes=limit
                 )
             )
+        except NotAsSaved:
+            pass  # it never got as far as the disk
         except SyscallError as error:
+            self._unsaved[job] = (agent, state, value)
             log.warning("job_end_not_saved", job=job, reason=error.message)
 
     async def _save_output(self, detached: Detached) -> None:
@@ -224,13 +271,29 @@ class DetachedJobs:
                 await self._d.database.write(
                     partial(_append, detached.id, start, tokens, self._limits.max_tokens)
                 )
-            except TooLarge:
-                return
+            except (NotAsSaved, TooLarge):
+                return  # it has ended meanwhile, or has said all that is kept
             except SyscallError as error:
                 log.warning("output_not_saved", job=detached.id, reason=error.message)
                 await changed.wait()
                 continue
             detached.n_saved = start + len(tokens)
+
+    async def tidy(self) -> None:
+        """Save what couldn't be saved, and forget jobs that ended long ago."""
+        for job, (agent, state, value) in list(self._unsaved.items()):
+            del self._unsaved[job]
+            await self._save_end(agent, job, state, value)
+        limits = self._limits
+        await self._d.database.write(
+            lambda t: saved_jobs.expire(
+                t,
+                generate.now_ms(),
+                keep_ms=limits.detached_keep_s * 1000,
+                max_ended=limits.detached_ended,
+                max_bytes=limits.detached_bytes,
+            )
+        )
 
     # ------------------------------------------------------------ following
 
@@ -238,10 +301,10 @@ class DetachedJobs:
         """job.attach: the rest of a detached job, running or ended."""
         job, start = JobId(call.params["job"]), call.params["from_token"]
         detached = self._running.get(job)
-        if detached is not None:
-            if not access.may_act(detached.agent, call.agent, is_admin=False):
-                raise NotFound(f"no job {job!r}", job=job)
+        if detached is not None and detached.agent.uid == call.agent.uid:
             return await self._follow(call, detached, start)
+        if job in self._unsaved and self._unsaved[job][0].uid == call.agent.uid:
+            raise from_wire(self._unsaved[job][2])
         saved = await self._d.database.read(lambda t: saved_jobs.load(t, job))
         if saved is None or saved.agent.uid != call.agent.uid or saved.result is None:
             raise NotFound(f"no detached job {job!r}; those that ended are kept a while", job=job)
@@ -281,19 +344,6 @@ class DetachedJobs:
         if "logprobs" in result:
             rest["logprobs"] = result["logprobs"][start:]
         return rest
-
-    async def expire(self) -> None:
-        """Forget jobs that ended long ago."""
-        limits = self._limits
-        await self._d.database.write(
-            lambda t: saved_jobs.expire(
-                t,
-                generate.now_ms(),
-                keep_ms=limits.detached_keep_s * 1000,
-                max_ended=limits.detached_ended,
-                max_bytes=limits.detached_bytes,
-            )
-        )
 
 
 def _append(

@@ -10,8 +10,8 @@ import contextlib
 import datetime
 import secrets
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aios_sdk.errors import (
@@ -22,6 +22,7 @@ from aios_sdk.errors import (
     InvalidParams,
     NotFound,
     SyscallError,
+    TooLarge,
     Unavailable,
 )
 from aiosd.driver import JobRecord, JobResult
@@ -47,6 +48,9 @@ _SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
 )
+
+
+MAX_CHARS_PER_TOKEN = 64  # far more than text has; runs of blanks come near it
 
 
 def now_ms() -> int:
@@ -106,7 +110,9 @@ async def held_context(
             daemon.driver.drop_context(context.id)
         return
     context = daemon.contexts.get(id_, agent)
+    check_model(daemon, context.model)
     async with context.lock:
+        context = daemon.contexts.get(id_, agent)  # a call before this one may have deleted it
         contexts.check_idle(context)
         context.busy_with = job
     try:
@@ -119,7 +125,8 @@ async def prepare(
     daemon: Daemon, agent: AgentId, p: dict[str, Any], context: Context, job: JobId
 ) -> Work:
     """Render, tokenise and check, before anything is read."""
-    turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p))
+    n_chars = check_size(daemon, p)
+    turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p), agent.uid, n_chars)
     check_fits(daemon, context, turn)
     seed = p["seed"] if "seed" in p else secrets.randbelow(MAX_SEED + 1)
     spec = JobSpec(
@@ -169,6 +176,7 @@ async def prefetch(daemon: Daemon, call: Call, context: Context) -> int:
     async with held_context(daemon, context.agent, context.id, job):
         if len(context.tokens) < 2:
             return 0  # the last token is always read with what follows
+        check_fits(daemon, context, Turn(array("i")))
         spec = JobSpec(
             job=job,
             context=context.id,
@@ -191,6 +199,22 @@ def check_model(daemon: Daemon, name: str | None) -> None:
     loaded = daemon.model.info.name
     if name is not None and name != loaded:
         raise NotFound(f"model {name!r} is not loaded; {loaded!r} is", model=name)
+
+
+def check_size(daemon: Daemon, params: Mapping[str, Any]) -> int:
+    """Characters in a prompt; TooLarge if they can't be a context, before it is tokenised."""
+    texts = [m["content"] for m in params.get("messages", ())] + [params.get("prompt", "")]
+    n_chars = sum(map(len, texts))
+    limit = MAX_CHARS_PER_TOKEN * daemon.model.info.slot_tokens
+    if n_chars > limit:
+        field = "prompt" if "prompt" in params else "messages"
+        raise TooLarge(
+            f"{field}: {n_chars} characters, limit is {limit} for a context window of "
+            f"{daemon.model.info.slot_tokens} tokens",
+            field=field,
+            limit=limit,
+        )
+    return n_chars
 
 
 def check_fits(daemon: Daemon, context: Context, turn: Turn) -> None:
@@ -289,7 +313,12 @@ def words_of(output: Output) -> dict[str, Any]:
 
 
 def _logprob(entry: TokenLogprob) -> dict[str, Any]:
-    return {**asdict(entry), "top": [list(top) for top in entry.top]}
+    return {
+        "token": entry.token,
+        "text": entry.text,
+        "logprob": entry.logprob,
+        "top": entry.top,
+    }
 
 
 def error_of(job: JobId, result: JobResult) -> SyscallError:

@@ -13,6 +13,7 @@ import secrets
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 HARD_FACTOR = 16  # a stalled peer may still cancel; a peer that never reads may not flood
+TURN_NS = 5_000_000  # a peer's requests hold up the others for no longer
+LAST_WORDS_S = 2.0
 MAX_FAULTS = 64  # answers to what makes no sense cost more than it does: then the peer is closed
 
 _OUTCOMES: dict[type[SyscallError], Outcome] = {
@@ -56,7 +59,6 @@ class Call:
         "deadline",
         "ended",
         "id",
-        "is_detached",
         "is_gone",
         "job",
         "method",
@@ -77,7 +79,6 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.deadline: asyncio.TimerHandle | None = None
         self.ended: SyscallError | None = None  # why it must end before its time
-        self.is_detached = False  # its job goes on without it
         self.is_gone = False  # nobody is left to answer
 
     @property
@@ -104,7 +105,7 @@ class Call:
         if self.ended is not None:
             return
         self.ended = error
-        if self.job is not None and not (self.is_detached and self.is_gone):
+        if self.job is not None:
             self.session.daemon.driver.cancel(
                 self.job, _OUTCOMES.get(type(error), Outcome.CANCELLED)
             )
@@ -132,6 +133,7 @@ class Session(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_reading_paused = False
         self._n_faults = 0
+        self._inbox: deque[wire.Message | wire.WireError] = deque()
 
     # ------------------------------------------------------------ asyncio.Protocol
 
@@ -147,23 +149,53 @@ class Session(asyncio.Protocol):
         self._timer = self.daemon.loop.call_later(self._limits.hello_s, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
-        fault: wire.WireError | None = None
         try:
-            messages = self._decoder.feed(data)
+            messages: list[wire.Message | wire.WireError] = list(self._decoder.feed(data))
         except wire.WireError as error:
-            fault, messages = error, error.messages
-        for message in messages:
-            if self._n_faults > MAX_FAULTS:
+            messages = [*error.messages, error]
+        self._inbox.extend(messages)
+        self._work()
+        self._watch_half_frame(has_progress=bool(messages))
+
+    def _work(self) -> None:
+        """Handle what has come, a few milliseconds at a time, as long as the peer reads answers."""
+        until_ns = time.monotonic_ns() + TURN_NS
+        while self._inbox and not self._is_flooded():
+            if time.monotonic_ns() > until_ns:
+                self.daemon.loop.call_soon(self._work)
+                break
+            message = self._inbox.popleft()
+            if isinstance(message, wire.WireError):
+                kind = TooLarge if "limit" in str(message) else ProtocolError
+                self.close_with(kind(str(message)))
+            elif self._n_faults > MAX_FAULTS:
                 self.close_with(
                     ProtocolError(f"{MAX_FAULTS} messages made no sense, that is enough")
                 )
-                return
-            self._on_message(message)
-        if fault is not None:
-            kind = TooLarge if "limit" in str(fault) else ProtocolError
-            self.close_with(kind(str(fault)))
-        else:
-            self._watch_half_frame()
+            else:
+                self._on_message(message)
+        self._read_or_wait()
+
+    def _is_flooded(self) -> bool:
+        """The peer is gone, or has far more unread than it may have."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            self._inbox.clear()
+            return True
+        limit = HARD_FACTOR * self._limits.unread_bytes
+        return self.is_stalled and transport.get_write_buffer_size() > limit
+
+    def _read_or_wait(self) -> None:
+        """Requests are read while there is nothing left to answer."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._inbox and not self._is_reading_paused:
+            self._is_reading_paused = True
+            transport.pause_reading()
+        elif not self._inbox and self._is_reading_paused:
+            self._is_reading_paused = False
+            transport.resume_reading()
 
     def pause_writing(self) -> None:
         self.is_stalled = True
@@ -173,9 +205,7 @@ class Session(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_stalled = False
-        if self._is_reading_paused and self.transport is not None:
-            self._is_reading_paused = False
-            self.transport.resume_reading()
+        self.daemon.loop.call_soon(self._work)
         for call in self.calls.values():
             if call.job is not None and call.params.get("stream"):
                 self.daemon.stall(call.job, is_stalled=False)
@@ -205,21 +235,22 @@ class Session(asyncio.Protocol):
         """One error frame, if the peer still reads, and the end of the connection."""
         log.info("refused", session=self.id, uid=self.uid, code=error.code, reason=error.message)
         self.notify("error", {"code": error.code, "message": error.message})
-        if self.transport is not None:
-            self.transport.close()
+        for call in list(self.calls.values()):
+            call.end(Cancelled("the connection was closed"))
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; a peer that doesn't read its last words has a few seconds."""
+        transport = self.transport
+        if transport is not None:
+            transport.close()
+            self.daemon.loop.call_later(LAST_WORDS_S, transport.abort)
 
     def _write(self, data: bytes) -> None:
         transport = self.transport
         if transport is None or transport.is_closing():
             return
         transport.write(data)
-        if (
-            self.is_stalled
-            and not self._is_reading_paused
-            and transport.get_write_buffer_size() > HARD_FACTOR * self._limits.unread_bytes
-        ):
-            self._is_reading_paused = True
-            transport.pause_reading()
 
     # ------------------------------------------------------------ in
 
@@ -230,15 +261,14 @@ class Session(asyncio.Protocol):
         else:
             self._watch_half_frame()
 
-    def _watch_half_frame(self) -> None:
+    def _watch_half_frame(self, *, has_progress: bool = False) -> None:
         """A timer runs while, and only while, part of a frame is waiting for the rest."""
         if self.agent is None:
             return  # the hello timer covers it
-        if not self._decoder.buffered_bytes:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-        elif self._timer is None:
+        if self._timer is not None and (has_progress or not self._decoder.buffered_bytes):
+            self._timer.cancel()
+            self._timer = None
+        if self._decoder.buffered_bytes and self._timer is None:
             self._timer = self.daemon.loop.call_later(self._limits.half_frame_s, self._half_frame)
 
     def _half_frame(self) -> None:

@@ -6,9 +6,10 @@ awaitable of it) or raises a SyscallError.  What belongs to another uid does not
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from aios_sdk.errors import (
     Busy,
     Denied,
+    Exists,
     InvalidParams,
     NotFound,
     ProtocolError,
+    TooLarge,
     Unavailable,
 )
-from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE, describe
+from aios_sdk.syscalls import MAX_TOKENS_IN_CALL, PROTOCOL_VERSION, TABLE, describe
 from aiosd import __version__, models
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobId, JobState, Outcome, Priority
@@ -91,6 +94,11 @@ class Syscalls:
         d = self._d
         kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
         n_by_state = kernel.counts
+        seen = [
+            c
+            for c in d.contexts.all()
+            if access.may_see(c.agent, call.agent, is_admin=call.is_admin)
+        ]
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -100,8 +108,8 @@ class Syscalls:
                 access.may_see(a.id, call.agent, is_admin=call.is_admin) for a in d.agents.all()
             ),
             "contexts": {
-                "n": len(d.contexts),
-                "bytes": d.contexts.n_bytes,
+                "n": len(seen),
+                "bytes": sum(c.n_bytes for c in seen),
                 "limit_bytes": d.config.limits.contexts_bytes,
             },
             "cores": [
@@ -147,6 +155,16 @@ class Syscalls:
 
     async def sys_backup(self, call: Call) -> Result:
         path = Path(call.params["path"])
+        state_dir, target = await self._d.in_worker(
+            lambda: (Path(self._d.config.state_dir).resolve(), path.resolve())
+        )
+        if state_dir in target.parents:
+            raise InvalidParams(
+                f"{path} is in the daemon's own state directory {state_dir}; choose another place",
+                field="path",
+            )
+        if await self._d.in_worker(lambda: os.path.lexists(path)):
+            raise Exists(f"{path} is there already; remove it or choose another", path=str(path))
         try:
             await self._d.database.backup(path)
         except DatabaseError as error:
@@ -189,11 +207,20 @@ class Syscalls:
         return await generate.run(self._d, call)
 
     async def llm_tokenize(self, call: Call) -> Result:
+        generate.check_model(self._d, call.params.get("model"))
         text, special = call.params["text"], call.params["special"]
-        tokens = await self._d.in_worker(lambda: self._d.model.tokenize(text, special=special))
-        return {"tokens": tokens.tolist()}
+
+        def work() -> list[int]:
+            tokens = self._d.model.tokenize(text, special=special)
+            if len(tokens) > MAX_TOKENS_IN_CALL:
+                words = f"the text has {len(tokens)} tokens, limit is {MAX_TOKENS_IN_CALL}"
+                raise TooLarge(words, limit=MAX_TOKENS_IN_CALL)
+            return tokens.tolist()
+
+        return {"tokens": await self._d.in_worker(work, call.agent.uid, len(text))}
 
     async def llm_detokenize(self, call: Call) -> Result:
+        generate.check_model(self._d, call.params.get("model"))
         tokens = call.params["tokens"]
         return {"text": await self._d.in_worker(lambda: self._d.prompter.detokenize(tokens))}
 
@@ -262,9 +289,9 @@ class Syscalls:
         return {"context": context.id}
 
     async def context_append(self, call: Call) -> Result:
-        context = self._context(call)
-        async with context.lock:
+        async with self._locked(call) as context:
             contexts.check_idle(context)
+            generate.check_model(self._d, context.model)
             turn = await self._turn(context, call.params)
             entry = contexts.entry_of(context, turn, None, 0)
             await self._d.contexts.append(context, entry, turn.tokens, generate.now_ms())
@@ -272,14 +299,16 @@ class Syscalls:
 
     async def _turn(self, context: contexts.Context, params: Result) -> contexts.Turn:
         turn = await self._d.in_worker(
-            lambda: self._d.prompter.turn(context, params, generate=False)
+            lambda: self._d.prompter.turn(context, params, generate=False),
+            context.agent.uid,
+            generate.check_size(self._d, params),
         )
         generate.check_fits(self._d, context, turn)
         return turn
 
     async def context_fork(self, call: Call) -> Result:
-        source = self._context(call)
-        async with source.lock:
+        async with self._locked(call) as source:
+            generate.check_model(self._d, source.model)
             n_tokens = call.params.get("n_tokens", len(source.tokens))
             forked = await self._d.contexts.fork(
                 source,
@@ -291,9 +320,9 @@ class Syscalls:
         return {"context": forked.id}
 
     async def context_rewind(self, call: Call) -> Result:
-        context = self._context(call)
-        async with context.lock:
+        async with self._locked(call) as context:
             contexts.check_idle(context)
+            generate.check_model(self._d, context.model)
             if "n_messages" in call.params:
                 n_messages = call.params["n_messages"]
                 at = await self._d.in_worker(
@@ -320,8 +349,7 @@ class Syscalls:
         return entries.place(context.log, n_tokens)
 
     async def context_snapshot(self, call: Call) -> Result:
-        context = self._context(call)
-        async with context.lock:
+        async with self._locked(call) as context:
             contexts.check_idle(context)
             slot = self._d.driver.kernel.slot_of(context.id)
             await self._d.on_engine(
@@ -362,12 +390,18 @@ class Syscalls:
         return {"messages": context.messages, **tokens}
 
     async def context_delete(self, call: Call) -> Result:
-        context = self._context(call)
-        async with context.lock:
+        async with self._locked(call) as context:
             await self._d.contexts.delete(context)
         self._d.driver.drop_context(context.id)
         self._d.agents.leave(context.agent)
         return {}
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, call: Call) -> AsyncIterator[contexts.Context]:
+        """The call's context, after the short calls on it that came before."""
+        context = self._context(call)
+        async with context.lock:
+            yield self._context(call)  # NotFound if one of them was its deletion
 
     def _context(self, call: Call) -> contexts.Context:
         return self._d.contexts.get(call.params["context"], call.agent, is_admin=call.is_admin)

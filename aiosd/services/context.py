@@ -8,12 +8,13 @@ Rule 3: the log changes only at its end (a turn that has ended) or by rewinding 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aios_sdk.errors import Busy, Denied, NotFound, QuotaExceeded
 from aiosd.kernel.model import AgentId, ContextId, JobId
@@ -22,6 +23,8 @@ from aiosd.services.database import Database, Transaction
 from aiosd.services.entries import Entry, Message, Place
 from aiosd.services.retention import Held, Retention, to_drop
 from aiosd.services.saved_contexts import SavedContext
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -94,7 +97,9 @@ class ContextStore:
     async def load(self) -> None:
         """Bring in what an earlier daemon left."""
         for saved in await self._database.read(lambda t: list(saved_contexts.load_all(t))):
-            self._admit(
+            self._n_by_agent[saved.agent] += 1
+            self._n_by_uid[saved.agent.uid] += 1
+            self._enter(
                 Context(
                     saved.id,
                     saved.agent,
@@ -142,7 +147,6 @@ class ContextStore:
 
         since_ms: when the agent came, for its own record.
         """
-        self._check_room(agent)
         context = Context(new_context_id(), agent, model, now_ms, now_ms, name)
         entry = None if turn is None else entry_of(context, turn, None, 0)
 
@@ -155,11 +159,12 @@ class ContextStore:
                 )
 
         def on_commit(_: None) -> None:
-            self._admit(context)
+            self._enter(context)
             if entry is not None and turn is not None:
                 self._grow(context, entry, turn.tokens, now_ms)
 
-        await self._database.write(work, on_commit)
+        with self._room(agent):
+            await self._write(work, on_commit)
         return context
 
     async def append(
@@ -178,7 +183,7 @@ class ContextStore:
             if also is not None:
                 also(transaction)
 
-        await self._database.write(work, lambda _: self._grow(context, entry, tokens, now_ms))
+        await self._write(work, lambda _: self._grow(context, entry, tokens, now_ms))
 
     async def rewind(
         self, context: Context, at: Place, text_of: Callable[[int, int], str], now_ms: int
@@ -192,7 +197,7 @@ class ContextStore:
             self._shrink(context, kept, n_tokens)
             context.used_ms = now_ms
 
-        await self._database.write(
+        await self._write(
             lambda t: saved_contexts.rewind(t, context.id, n_turns, kept, used_ms=now_ms),
             on_commit,
         )
@@ -206,7 +211,6 @@ class ContextStore:
         name: str | None,
     ) -> Context:
         """A new context of the same agent that starts as the source was at that place."""
-        self._check_room(source.agent)
         kept = entries.cut(source.log, at, text_of)
         context = Context(
             new_context_id(), source.agent, source.model, now_ms, now_ms, name, source.id
@@ -216,18 +220,19 @@ class ContextStore:
 
         def on_commit(_: None) -> None:
             context.log, context.tokens, context.n_bytes = log, tokens, n_bytes
-            self._admit(context)
+            self._enter(context)
             self._shrink(context, kept, n_tokens)
 
-        await self._database.write(
-            lambda t: saved_contexts.fork(t, source.id, kept, _saved(context)), on_commit
-        )
+        with self._room(source.agent):
+            await self._write(
+                lambda t: saved_contexts.fork(t, source.id, kept, _saved(context)), on_commit
+            )
         return context
 
     async def delete(self, context: Context) -> None:
         """Busy while a job runs on it."""
         check_idle(context)
-        await self._database.write(
+        await self._write(
             lambda t: saved_contexts.delete(t, [context.id]), lambda _: self._forget(context)
         )
 
@@ -253,6 +258,36 @@ class ContextStore:
 
     # ------------------------------------------------------------ inside
 
+    async def _write(
+        self, work: Callable[[Transaction], T], on_commit: Callable[[T], object]
+    ) -> None:
+        """What has happened is told: a caller cancelled too late for that isn't cancelled."""
+        has_happened = False
+
+        def note(value: T) -> None:
+            nonlocal has_happened
+            has_happened = True
+            on_commit(value)
+
+        try:
+            await self._database.write(work, note)
+        except asyncio.CancelledError:
+            if not has_happened:
+                raise
+
+    @contextlib.contextmanager
+    def _room(self, agent: AgentId) -> Iterator[None]:
+        """Room for one context more, taken while it is being written."""
+        self._check_room(agent)
+        self._n_by_agent[agent] += 1
+        self._n_by_uid[agent.uid] += 1
+        try:
+            yield
+        except BaseException:
+            self._n_by_agent -= Counter({agent: 1})
+            self._n_by_uid -= Counter({agent.uid: 1})
+            raise
+
     def _check_room(self, agent: AgentId) -> None:
         for who, limit, used in (
             (f"agent {agent.name}", self._limits.per_agent, self._n_by_agent[agent]),
@@ -265,10 +300,9 @@ class ContextStore:
                     used=used,
                 )
 
-    def _admit(self, context: Context) -> None:
+    def _enter(self, context: Context) -> None:
+        """The context is on the disk; its room was taken before."""
         self._contexts[context.id] = context
-        self._n_by_agent[context.agent] += 1
-        self._n_by_uid[context.agent.uid] += 1
         self.n_bytes += context.n_bytes
 
     def _forget(self, context: Context) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Retention:
 
     per_agent    contexts of one agent
     idle_ms      time since a context was last used
-    total_bytes  of all contexts' logs together
+    total_bytes  of all contexts' logs together; the uid that has most gives first
     """
 
     per_agent: int | None = None
@@ -51,15 +51,37 @@ def to_drop(
         key=lambda pair: (pair[0], pair[1].id),
     )
     n_by_agent = Counter(held.agent for _, held in oldest_first)
-    n_bytes = sum(held.n_bytes for _, held in oldest_first)
     dropped: list[ContextId] = []
+    kept: list[Held] = []
     for used, held in oldest_first:
         is_idle = limits.idle_ms is not None and now_ms - used > limits.idle_ms
         is_over = limits.per_agent is not None and n_by_agent[held.agent] > limits.per_agent
-        is_too_much = limits.total_bytes is not None and n_bytes > limits.total_bytes
-        if held.id in busy or not (is_idle or is_over or is_too_much):
-            continue
+        if held.id not in busy and (is_idle or is_over):
+            dropped.append(held.id)
+            n_by_agent[held.agent] -= 1
+        else:
+            kept.append(held)
+    if limits.total_bytes is not None:
+        dropped += _over_bytes(kept, limits.total_bytes, busy)
+    return dropped
+
+
+def _over_bytes(
+    oldest_first: list[Held], total_bytes: int, busy: frozenset[ContextId]
+) -> list[ContextId]:
+    """Whoever has most gives first: one uid's hoard doesn't cost another its contexts."""
+    n_by_uid: Counter[int] = Counter()
+    idle: dict[int, deque[Held]] = {}
+    for held in oldest_first:
+        n_by_uid[held.agent.uid] += held.n_bytes
+        if held.id not in busy:
+            idle.setdefault(held.agent.uid, deque()).append(held)
+    dropped: list[ContextId] = []
+    while idle and n_by_uid.total() > total_bytes:
+        uid = max(idle, key=lambda uid: n_by_uid[uid])
+        held = idle[uid].popleft()
+        if not idle[uid]:
+            del idle[uid]
         dropped.append(held.id)
-        n_by_agent[held.agent] -= 1
-        n_bytes -= held.n_bytes
+        n_by_uid[uid] -= held.n_bytes
     return dropped

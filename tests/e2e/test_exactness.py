@@ -90,10 +90,25 @@ def alone(start: Start) -> list[list[Turn]]:
         (("--policy", "rr", "--quantum", "4", "--lanes", "4"), True),
         (("--policy", "fifo", "--lanes", "4"), False),
         (("--policy", "rr", "--quantum", "1", "--lanes", "3"), True),
-        (("--policy", "rr", "--quantum", "4", "--lanes", "4", "--snapshot-ram", "32M"), True),
+        (
+            (
+                "--policy",
+                "rr",
+                "--quantum",
+                "4",
+                "--lanes",
+                "4",
+                "--snapshot-ram",
+                "32M",
+                "--snapshot-files",
+                "0",
+            ),
+            True,
+        ),
+        (("--policy", "rr", "--quantum", "8", "--lanes", "4", "--snapshot-ram", "16M"), True),
         (("--policy", "rr", "--quantum", "5", "--lanes", "8", "--prefill-tokens", "7"), True),
     ],
-    ids=["rr-4", "fifo", "rr-1", "small-snapshots", "tiny-prefill"],
+    ids=["rr-4", "fifo", "rr-1", "small-snapshots", "files", "tiny-prefill"],
 )
 def test_everyone_gets_what_it_gets_alone(
     start: Start, alone: list[list[Turn]], flags: tuple[str, ...], is_sliced: bool

@@ -48,3 +48,9 @@ def test_busy_contexts_count_and_stay() -> None:
 
 def test_a_later_use_that_only_memory_knows_counts() -> None:
     assert to_drop([A, B, C], Retention(per_agent=2), 9, used_ms={A.id: 5}) == ["b"]
+
+
+def test_one_uids_hoard_does_not_cost_another_its_contexts() -> None:
+    victim = Held(ContextId("old"), AgentId(1, "a"), 1, 10)
+    hoard = [Held(ContextId(f"h{n}"), AgentId(2, "b"), 10 + n, 50) for n in range(4)]
+    assert to_drop([victim, *hoard], Retention(total_bytes=120), now_ms=100) == ["h0", "h1"]
