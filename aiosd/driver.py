@@ -24,7 +24,16 @@ from aiosd.engine.base import Ending, JobSpec, Output, TokenLogprob
 from aiosd.engine.thread import Close, EngineDied, EngineThread, Forget, Open, Progress, RunHome
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
-from aiosd.kernel.model import AgentId, ContextId, Cost, JobId, Outcome, Priority
+from aiosd.kernel.model import (
+    AgentId,
+    ContextId,
+    Cost,
+    JobId,
+    LaneReport,
+    Outcome,
+    Priority,
+    SlotId,
+)
 
 log = structlog.get_logger()
 
@@ -40,6 +49,27 @@ class JobResult:
     logprobs: tuple[TokenLogprob, ...]
     n_cached: int
     cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class LaneTrace:
+    """What one lane of a Run did."""
+
+    job: JobId
+    agent: AgentId
+    context: ContextId
+    slot: SlotId
+    n_prompt: int
+    n_output: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTrace:
+    """One Run, from its being put to its coming home."""
+
+    began_ns: int
+    ended_ns: int
+    lanes: tuple[LaneTrace, ...]
 
 
 @dataclass(slots=True)
@@ -76,6 +106,8 @@ class Driver:
         self.kernel = kernel
         self.jobs: dict[JobId, JobRecord] = {}
         self.journal: deque[tuple[int, ev.Event]] = deque(maxlen=journal_events)
+        self.timeline: deque[RunTrace] = deque(maxlen=journal_events)
+        self._run: tuple[int, ev.Run] | None = None  # the one under way, and when it was put
         self._engine = engine
         self._clock_ns = clock_ns
         self._jobs_per_uid = jobs_per_uid
@@ -141,9 +173,28 @@ class Driver:
             case Progress():
                 self._progress(message)
             case RunHome(lanes=lanes):
+                self._note_run(lanes)
                 self.post(ev.RunDone(lanes))
             case EngineDied(traceback=traceback):
                 log.error("engine_bug", traceback=traceback)
+
+    def _note_run(self, reports: tuple[LaneReport, ...]) -> None:
+        assert self._run is not None
+        (began_ns, run), self._run = self._run, None
+        by_job = {report.job: report for report in reports}
+        lanes = tuple(
+            LaneTrace(
+                lane.job,
+                record.agent,
+                lane.context,
+                lane.slot,
+                by_job[lane.job].n_prompt,
+                by_job[lane.job].n_output,
+            )
+            for lane in run.lanes
+            if (record := self.jobs.get(lane.job)) is not None
+        )
+        self.timeline.append(RunTrace(began_ns, self._clock_ns(), lanes))
 
     def _progress(self, progress: Progress) -> None:
         for job, n_cached in progress.n_cached.items():
@@ -181,6 +232,7 @@ class Driver:
                     if not record.is_open:
                         record.is_open = True
                         self._engine.put(Open(record.spec))
+                self._run = (self._clock_ns(), action)
                 self._engine.put(action)
             case ev.Save() | ev.Clear() | ev.Load() | ev.Move():
                 self._engine.put(action)

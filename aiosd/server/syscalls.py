@@ -28,7 +28,7 @@ from aios_sdk.syscalls import MAX_TOKENS_IN_CALL, PROTOCOL_VERSION, TABLE, descr
 from aiosd import __version__, models
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobId, JobState, Outcome, Priority
-from aiosd.server import generate
+from aiosd.server import generate, metrics
 from aiosd.services import access, entries
 from aiosd.services import context as contexts
 from aiosd.services.database import DatabaseError
@@ -152,6 +152,34 @@ class Syscalls:
             ],
             "rss_bytes": _rss_bytes(),
         }
+
+    def sys_metrics(self, call: Call) -> Result:
+        return {"text": metrics.exposition(self._d)}
+
+    def sys_trace(self, call: Call) -> Result:
+        since_ns = time.monotonic_ns() - int(call.params["seconds"] * 1e9)
+        events = [
+            {
+                "name": lane.agent.name,
+                "cat": "run",
+                "ph": "X",
+                "ts": run.began_ns // 1000,
+                "dur": (run.ended_ns - run.began_ns) // 1000,
+                "pid": os.getpid(),
+                "tid": lane.slot,
+                "args": {
+                    "job": lane.job,
+                    "context": lane.context,
+                    "prompt_tokens": lane.n_prompt,
+                    "output_tokens": lane.n_output,
+                },
+            }
+            for run in self._d.driver.timeline
+            if run.ended_ns >= since_ns
+            for lane in run.lanes
+            if access.may_see(lane.agent, call.agent, is_admin=call.is_admin)
+        ]
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
 
     async def sys_backup(self, call: Call) -> Result:
         path = Path(call.params["path"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from aios_sdk import wire
 from aiosd.config import Limits
@@ -414,6 +415,31 @@ def test_status_counts_what_happened(daemon: Daemon, peer: RawPeer) -> None:
     assert (core["n_slots"], core["slot_tokens"], core["jobs"]["running"]) == (4, 256, 0)
     assert status["state"] == "serving"
     assert status["rss_bytes"] > 10**6
+
+
+def test_metrics_are_in_prometheus_text_and_count(daemon: Daemon, peer: RawPeer) -> None:
+    def output_tokens() -> float:
+        text = ok(peer.ask("sys.metrics"))["text"]
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        assert families["aiosd_slots"].samples[0].value == 4
+        [found] = [s for s in families["aiosd_tokens"].samples if s.labels == {"kind": "output"}]
+        return float(found.value)
+
+    before = output_tokens()
+    generate(peer, prompt="Count me", ignore_eos=True)
+    assert output_tokens() - before == 12
+
+
+def test_a_trace_has_a_row_per_slot_and_says_what_each_lane_did(
+    daemon: Daemon, peer: RawPeer
+) -> None:
+    reply = generate(peer, prompt="Trace me", ignore_eos=True)
+    trace = ok(peer.ask("sys.trace", seconds=60))
+    mine = [e for e in trace["traceEvents"] if e["args"]["job"] == reply["job"]]
+    assert sum(event["args"]["output_tokens"] for event in mine) == 12
+    assert {(event["ph"], event["name"]) for event in mine} == {("X", "tester")}
+    assert all(0 <= event["tid"] < 4 and event["dur"] >= 0 for event in mine)
+    assert ok(peer.ask("sys.trace", seconds=0))["traceEvents"] == []
 
 
 def test_models_lists_the_loaded_one(peer: RawPeer, daemon: Daemon) -> None:

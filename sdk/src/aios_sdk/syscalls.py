@@ -273,6 +273,20 @@ TABLE: dict[str, Syscall] = {
         ),
         _syscall("sys.status", "what the daemon is doing", STATUS, is_repeatable=True),
         _syscall(
+            "sys.metrics",
+            "the daemon's figures in Prometheus' text format; totals, nobody's in particular",
+            _result(text=TEXT),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "sys.trace",
+            "the scheduler's recent timeline in Chrome's trace-event form, a row per slot; "
+            "of the caller's uid, of all for an admin",
+            _result(traceEvents=_many(AnyMap()), displayTimeUnit=TEXT),
+            Param("seconds", Float(0, 86_400), "how far back", default=60.0),
+            is_repeatable=True,
+        ),
+        _syscall(
             "sys.policy",
             "the scheduler's policy; giving a param sets it, which needs the right admin",
             _result(policy=POLICY, quantum_tokens=COUNT, lanes=COUNT),
