@@ -22,6 +22,8 @@ NAMES = [
     "sys.ping",
     "sys.describe",
     "sys.status",
+    "sys.metrics",
+    "sys.trace",
     "sys.policy",
     "sys.backup",
     "llm.generate",
