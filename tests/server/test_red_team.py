@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from aiosd.engine.base import ModelInfo
 from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
 from aiosd.server.prompts import Prompter
+from aiosd.server.session import HARD_FACTOR
 from tests.server.harness import RawPeer, served
 
 
@@ -253,3 +255,22 @@ def wait_for(is_so: Any) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError("waited 5 s in vain")
+
+
+def test_a_flood_that_nobody_reads_is_answered_bit_by_bit_and_in_full(tmp_path: Path) -> None:
+    limits = config.Limits(unread_bytes=4096)
+    with (
+        served(tmp_path, limits=limits) as daemon,
+        RawPeer(daemon.config.socket) as peer,
+        RawPeer(daemon.config.socket, agent="flood") as flood,
+    ):
+        flood.send(b"".join(request(n, "sys.describe") for n in range(200)))
+        assert code(peer.ask("sys.ping")) == "ok"
+        one_answer = len(wire.encode_response(1, None, peer.ask("sys.describe").result))
+        waiting = [
+            session.transport.get_write_buffer_size()
+            for session in daemon.sessions_of(os.getuid())
+            if session.transport is not None
+        ]
+        assert max(waiting) <= HARD_FACTOR * limits.unread_bytes + one_answer
+        assert answers(flood, 200).keys() == set(range(200))
