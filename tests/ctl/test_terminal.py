@@ -52,7 +52,9 @@ class Terminal:
         until = time.monotonic() + WAIT_S
         while text not in self.seen[self._mark :] and time.monotonic() < until:
             os.kill(self.process.pid, number)
-            self._read(time.monotonic() + 1)
+            patience = time.monotonic() + 2  # a newline alone is no reason to press again
+            while text not in self.seen[self._mark :] and self._read(patience):
+                pass
         self.wait_for(text)
 
     _mark = 0
