@@ -1,0 +1,64 @@
+"""`agent.*`: who is here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aios_sdk.errors import (
+    NotFound,
+)
+from aiosd.kernel.model import AgentId
+from aiosd.server.calls.base import Result
+from aiosd.services import access
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.session import Call
+
+
+class Agents:
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+
+    def agent_list(self, call: Call) -> Result:
+        return {
+            "agents": [
+                self._describe_agent(a.id)
+                for a in self._d.agents.all()
+                if access.may_see(a.id, call.agent, is_admin=call.is_admin)
+            ]
+        }
+
+    def agent_info(self, call: Call) -> Result:
+        return self._describe_agent(self._agent(call))
+
+    def agent_kill(self, call: Call) -> Result:
+        """The agent's connections and jobs end, its contexts stay."""
+        agent = self._agent(call)
+        self._d.kill(agent, but_answer_first=call.session)
+        return {}
+
+    def _agent(self, call: Call) -> AgentId:
+        """The agent so named: of one's own uid first, for an admin also of another."""
+        name = call.params["agent"]
+        own = AgentId(call.agent.uid, name)
+        if self._d.agents.get(own):
+            return own
+        if call.is_admin:
+            for agent in self._d.agents.all():
+                if agent.id.name == name:
+                    return agent.id
+        raise NotFound(f"no agent {name!r}", agent=name)
+
+    def _describe_agent(self, id_: AgentId) -> Result:
+        agent = self._d.agents.get(id_)
+        assert agent is not None
+        return {
+            "agent": id_.name,
+            "uid": id_.uid,
+            "connections": agent.n_connections,
+            "contexts": self._d.contexts.count_by_agent()[id_],
+            "jobs": agent.n_jobs,
+            "tokens": agent.n_tokens,
+            "since_ms": agent.since_ms,
+        }

@@ -1,0 +1,63 @@
+"""`llm.*`: generating, tokens, models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios_sdk.errors import (
+    TooLarge,
+)
+from aios_sdk.syscalls import MAX_TOKENS_IN_CALL
+from aiosd import models
+from aiosd.server import generate
+from aiosd.server.calls.base import Result
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.session import Call
+
+
+class Llm:
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+
+    async def llm_generate(self, call: Call) -> Result:
+        return await generate.run(self._d, call)
+
+    async def llm_tokenize(self, call: Call) -> Result:
+        generate.check_model(self._d, call.params.get("model"))
+        text, special = call.params["text"], call.params["special"]
+
+        def work() -> list[int]:
+            tokens = self._d.model.tokenize(text, special=special)
+            if len(tokens) > MAX_TOKENS_IN_CALL:
+                words = f"the text has {len(tokens)} tokens, limit is {MAX_TOKENS_IN_CALL}"
+                raise TooLarge(words, limit=MAX_TOKENS_IN_CALL)
+            return tokens.tolist()
+
+        return {"tokens": await self._d.in_worker(work, call.agent.uid, len(text))}
+
+    async def llm_detokenize(self, call: Call) -> Result:
+        generate.check_model(self._d, call.params.get("model"))
+        tokens = call.params["tokens"]
+        return {"text": await self._d.in_worker(lambda: self._d.prompter.detokenize(tokens))}
+
+    async def llm_models(self, call: Call) -> Result:
+        info = self._d.model.info
+        loaded = {
+            "name": info.name,
+            "path": info.path,
+            "n_params": info.n_params,
+            "n_ctx_train": info.n_ctx_train,
+            "loaded": True,
+            "kind": "chat",
+        }
+        dirs = models.search_dirs(Path(self._d.config.models_dir))
+        found = await self._d.in_worker(lambda: models.list_models(dirs))
+        others = [
+            {"name": m.name, "path": str(m.path), "loaded": False, "kind": "chat"}
+            for m in found
+            if str(m.path) != info.path
+        ]
+        return {"models": [loaded, *others]}

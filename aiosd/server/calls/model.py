@@ -1,0 +1,42 @@
+"""`model.*`: the model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios_sdk.errors import (
+    Busy,
+    InvalidParams,
+    NotFound,
+)
+from aiosd import models
+from aiosd.server.calls.base import Result
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.session import Call
+
+
+class ModelFiles:
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+
+    async def model_add(self, call: Call) -> Result:
+        source, models_dir = Path(call.params["path"]), Path(self._d.config.models_dir)
+        name = call.params.get("name")
+        try:
+            path = await self._d.in_worker(lambda: models.add(source, name, models_dir))
+        except models.ModelError as error:
+            raise InvalidParams(str(error), field="path") from error
+        return {"name": models.name_of(path), "path": str(path)}
+
+    async def model_remove(self, call: Call) -> Result:
+        name, models_dir = call.params["name"], Path(self._d.config.models_dir)
+        if Path(self._d.model.info.path) == models_dir / f"{name}.gguf":
+            raise Busy(f"model {name!r} is loaded")
+        try:
+            await self._d.in_worker(lambda: models.remove(name, models_dir))
+        except models.ModelError as error:
+            raise NotFound(str(error), model=name) from error
+        return {}

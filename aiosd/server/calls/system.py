@@ -1,0 +1,221 @@
+"""`sys.*`: what the daemon tells about itself, and how it is steered."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aios_sdk.errors import (
+    Denied,
+    Exists,
+    InvalidParams,
+    ProtocolError,
+    Unavailable,
+)
+from aios_sdk.syscalls import PROTOCOL_VERSION, describe
+from aiosd import __version__
+from aiosd.kernel import events as ev
+from aiosd.kernel.model import AgentId, JobState
+from aiosd.server import metrics
+from aiosd.server.calls.base import Result
+from aiosd.services import access
+from aiosd.services.database import DatabaseError
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.session import Call
+
+
+class System:
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+
+    def sys_hello(self, call: Call) -> Result:
+        session = call.session
+        if session.agent is not None:
+            raise ProtocolError(f"hello was said already, as agent {session.agent.name}")
+        if call.params["protocol"] != PROTOCOL_VERSION:
+            raise ProtocolError(
+                f"protocol {call.params['protocol']} is not spoken here, {PROTOCOL_VERSION} is; "
+                "update the older of client and daemon",
+                protocol=PROTOCOL_VERSION,
+            )
+        session.agent = AgentId(session.uid, call.params["agent"])
+        session.rights = access.rights(session.uid, os.getuid())
+        self._d.session_entered(session)
+        limits = self._d.config.limits
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "server": {"name": "aiosd", "version": __version__},
+            "uid": session.uid,
+            "agent": session.agent.name,
+            "session": session.id,
+            "limits": {
+                "frame_bytes": limits.frame_bytes,
+                "calls_per_connection": limits.calls_per_connection,
+                "max_tokens": limits.max_tokens,
+                "context_tokens": self._d.model.info.slot_tokens,
+                "contexts_per_agent": limits.contexts_per_agent,
+                "jobs_per_uid": limits.jobs_per_uid,
+            },
+            "rights": list(session.rights),
+            "models": [self._d.model.info.name],
+        }
+
+    def sys_ping(self, call: Call) -> Result:
+        return {}
+
+    def sys_describe(self, call: Call) -> Result:
+        return _description()
+
+    def sys_status(self, call: Call) -> Result:
+        d = self._d
+        kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
+        n_by_state = kernel.counts
+        seen = [
+            c
+            for c in d.contexts.all()
+            if access.may_see(c.agent, call.agent, is_admin=call.is_admin)
+        ]
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_s": (time.monotonic_ns() - d.started_ns) // 10**9,
+            "state": "stopping" if d.is_stopping else "serving",
+            "agents": sum(
+                access.may_see(a.id, call.agent, is_admin=call.is_admin) for a in d.agents.all()
+            ),
+            "contexts": {
+                "n": len(seen),
+                "bytes": sum(c.n_bytes for c in seen),
+                "limit_bytes": d.config.limits.contexts_bytes,
+            },
+            "cores": [
+                {
+                    "model": info.name,
+                    **self._policy(),
+                    "n_slots": info.n_slots,
+                    "slot_tokens": info.slot_tokens,
+                    "kv": d.config.kv,
+                    "exact": info.is_exact,
+                    "jobs": {
+                        "ready": n_by_state[JobState.READY],
+                        "running": n_by_state[JobState.RUNNING] + n_by_state[JobState.CANCELLING],
+                        "stalled": n_by_state[JobState.STALLED],
+                        "paused": n_by_state[JobState.PAUSED],
+                    },
+                    "steps": stats.steps,
+                    "tokens": {
+                        "prompt": stats.prompt_tokens,
+                        "cached": stats.cached_tokens,
+                        "reread": stats.reread_tokens,
+                        "output": stats.output_tokens,
+                    },
+                    "snapshots": {
+                        "ram_bytes": stats.snapshot_ram_bytes,
+                        "ram_limit_bytes": d.config.snapshot_ram,
+                        "file_bytes": stats.snapshot_file_bytes,
+                        "file_limit_bytes": d.config.snapshot_files,
+                        "lost": stats.snapshots_lost,
+                    },
+                    "switches": {
+                        "saves": kernel.counters.saves,
+                        "loads": kernel.counters.loads,
+                        "moves": kernel.counters.moves,
+                        "runs": kernel.counters.runs,
+                    },
+                    "threads": stats.n_threads,
+                    "busy_ms": stats.busy_ns // 10**6,
+                }
+            ],
+            "rss_bytes": _rss_bytes(),
+        }
+
+    def sys_metrics(self, call: Call) -> Result:
+        return {"text": metrics.exposition(self._d)}
+
+    def sys_trace(self, call: Call) -> Result:
+        since_ns = time.monotonic_ns() - int(call.params["seconds"] * 1e9)
+        events = [
+            {
+                "name": lane.agent.name,
+                "cat": "run",
+                "ph": "X",
+                "ts": run.began_ns // 1000,
+                "dur": (run.ended_ns - run.began_ns) // 1000,
+                "pid": os.getpid(),
+                "tid": lane.slot,
+                "args": {
+                    "job": lane.job,
+                    "context": lane.context,
+                    "prompt_tokens": lane.n_prompt,
+                    "output_tokens": lane.n_output,
+                },
+            }
+            for run in self._d.driver.timeline
+            if run.ended_ns >= since_ns
+            for lane in run.lanes
+            if access.may_see(lane.agent, call.agent, is_admin=call.is_admin)
+        ]
+        return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+    async def sys_backup(self, call: Call) -> Result:
+        path = Path(call.params["path"])
+        state_dir, target = await self._d.in_worker(
+            lambda: (Path(self._d.config.state_dir).resolve(), path.resolve())
+        )
+        if state_dir in target.parents:
+            raise InvalidParams(
+                f"{path} is in the daemon's own state directory {state_dir}; choose another place",
+                field="path",
+            )
+        if await self._d.in_worker(lambda: os.path.lexists(path)):
+            raise Exists(f"{path} is there already; remove it or choose another", path=str(path))
+        try:
+            await self._d.database.backup(path)
+        except DatabaseError as error:
+            raise Unavailable(str(error)) from error
+        n_bytes = await self._d.in_worker(lambda: path.stat().st_size)
+        return {"path": str(path), "bytes": n_bytes}
+
+    def sys_policy(self, call: Call) -> Result:
+        asked = {
+            k: call.params[k] for k in ("policy", "quantum_tokens", "lanes") if k in call.params
+        }
+        if asked:
+            if not call.is_admin:
+                raise Denied("setting the policy needs the right 'admin'", right="admin")
+            n_slots = self._d.model.info.n_slots
+            if asked.get("lanes", 1) > n_slots:
+                raise InvalidParams(
+                    f"lanes is {asked['lanes']}, limit is the number of slots, {n_slots}",
+                    field="lanes",
+                    limit=n_slots,
+                )
+            self._d.driver.post(
+                ev.PolicyChanged(
+                    asked.get("policy"), asked.get("quantum_tokens"), asked.get("lanes")
+                )
+            )
+        return self._policy()
+
+    def _policy(self) -> Result:
+        kernel = self._d.driver.kernel
+        return {
+            "policy": kernel.policy,
+            "quantum_tokens": kernel.quantum_tokens,
+            "lanes": kernel.n_lanes,
+        }
+
+
+@cache
+def _description() -> Result:
+    return describe()
+
+
+def _rss_bytes() -> int:
+    with Path("/proc/self/statm").open() as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
