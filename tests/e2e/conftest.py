@@ -63,6 +63,10 @@ class DaemonProcess:
     def n_descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208 - a count is enough
 
+    def rss_bytes(self) -> int:
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGESIZE")
+
     def stop(self) -> int:
         """SIGTERM, as systemd does; returns the exit code."""
         if self.process.poll() is None:
