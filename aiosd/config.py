@@ -110,6 +110,13 @@ class Limits:
         high=GIB,
         is_bytes=True,
     )
+    params_bytes_per_uid: int = _key(
+        128 * MIB,
+        "Params of all calls in flight of one uid together; past it `busy`.",
+        low=4 * KIB,
+        high=1024**5,
+        is_bytes=True,
+    )
     unread_bytes: int = _key(
         256 * KIB,
         "Unread output of one connection at which its streaming jobs stall.",

@@ -7,7 +7,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -29,11 +28,13 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import listener
+from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.generate import now_ms
 from aiosd.server.prompts import Prompter
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
+from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
@@ -48,8 +49,6 @@ DRAIN_S = 5.0  # how long clients may take to read their last words at shutdown
 HOUSEKEEPING_S = 60.0
 FLUSH_S = 10.0  # for contexts that are in no file yet; what doesn't fit is read again
 ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
-LONG_TEXT = 64 * 1024  # characters; shorter ones take milliseconds
-N_WORKERS = 2  # threads that render and tokenise
 
 
 class Daemon:
@@ -108,8 +107,8 @@ class Daemon:
         self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
-        self._long_texts: dict[int, asyncio.Lock] = {}
-        self._workers = ThreadPoolExecutor(N_WORKERS, thread_name_prefix="worker")
+        self.params_budget = ParamsBudget(limits.params_bytes_per_uid)
+        self._workers = Workers(self.loop)
         self._stop = asyncio.Event()
         self._overflow_uid = _overflow_uid()
 
@@ -143,7 +142,7 @@ class Daemon:
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
                 log.error("engine_stuck", waited_s=ENGINE_STOP_S)
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._workers.close()
             log.info("stopped")
 
     def forget_strays(self) -> None:
@@ -195,17 +194,12 @@ class Daemon:
 
     # ------------------------------------------------------------ for sessions and handlers
 
-    async def in_worker(self, work: Callable[[], T], uid: int = 0, n_chars: int = 0) -> T:
-        """Run CPU work off the event loop; of a uid's long texts one at a time."""
-        if n_chars < LONG_TEXT:
-            return await self.loop.run_in_executor(self._workers, work)
-        turn = self._long_texts.setdefault(uid, asyncio.Lock())
-        try:
-            async with turn:
-                return await self.loop.run_in_executor(self._workers, work)
-        finally:
-            if not turn.locked():
-                self._long_texts.pop(uid, None)
+    async def in_worker(self, work: Callable[[], T], uid: int = 0, size: int = 0) -> T:
+        """Run CPU work off the event loop; of a uid's long texts one at a time.
+
+        size: characters of text, or bytes of params.
+        """
+        return await self._workers.run(work, uid, size)
 
     async def on_engine(self, work: Callable[[], T]) -> T:
         """Run something on the engine thread, after the step under way."""

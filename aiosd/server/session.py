@@ -32,8 +32,9 @@ from aios_sdk.errors import (
     Unavailable,
     UnknownMethod,
 )
-from aios_sdk.syscalls import TABLE
+from aios_sdk.syscalls import TABLE, Syscall
 from aiosd.kernel.model import AgentId, JobId, Outcome
+from aiosd.server.calls.base import Result
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -42,6 +43,8 @@ log = structlog.get_logger()
 
 HARD_FACTOR = 16  # a stalled peer may still cancel; a peer that never reads may not flood
 TURN_NS = 5_000_000  # a peer's requests hold up the others for no longer
+LARGE_FRAME = 64 * 1024  # bytes; params of smaller ones are checked in a few milliseconds
+HELLO_BYTES = 4096
 LAST_WORDS_S = 2.0
 MAX_FAULTS = 64  # answers to what makes no sense cost more than it does: then the peer is closed
 
@@ -62,18 +65,20 @@ class Call:
         "is_gone",
         "job",
         "method",
+        "n_bytes",
         "params",
         "session",
         "tag",
         "task",
     )
 
-    def __init__(self, session: Session, id_: int, method: str, params: dict[str, Any]) -> None:
+    def __init__(self, session: Session, request: wire.Request) -> None:
         self.session = session
-        self.id = id_
-        self.method = method
-        self.params = params
-        self.tag = params.get("tag")
+        self.id = request.id
+        self.method = request.method
+        self.n_bytes = request.n_bytes
+        self.params: dict[str, Any] = {}  # set when they have been checked
+        self.tag = request.params.get("tag")  # also before that: a cancel may follow at once
         self.arrived_ns = time.monotonic_ns()
         self.job: JobId | None = None
         self.task: asyncio.Task[None] | None = None
@@ -283,8 +288,8 @@ class Session(asyncio.Protocol):
 
     def _on_message(self, message: wire.Message) -> None:
         match message:
-            case wire.Request(id=id_, method=method, params=params):
-                self._on_request(id_, method, params)
+            case wire.Request():
+                self._on_request(message)
             case wire.Notification(method="cancel", params=params):
                 self._on_cancel(params)
             case wire.Malformed(id=id_, message=words):
@@ -316,13 +321,20 @@ class Session(asyncio.Protocol):
         for call in found:
             call.end(Cancelled("cancelled by its caller"))
 
-    def _on_request(self, id_: int, method: str, params: object) -> None:
+    def _on_request(self, request: wire.Request) -> None:
+        id_, method = request.id, request.method
         if id_ in self.calls:
             self._on_fault(f"id {id_} is already in flight on this connection")
             return
         try:
-            call = self._admit(id_, method, params)
-            result = self.daemon.syscalls.handlers[method](call)
+            syscall = self._admit(request)
+            call = Call(self, request)
+            if request.n_bytes > LARGE_FRAME:
+                result: Result | Awaitable[Result] = self._checked_aside(
+                    call, syscall, request.params
+                )
+            else:
+                result = self._begin(call, syscall.validate(request.params))
         except SyscallError as error:
             self._answer(id_, error.to_wire(), None)
             self._log(method, time.monotonic_ns(), error.code)
@@ -334,21 +346,20 @@ class Session(asyncio.Protocol):
                 self._log(method, call.arrived_ns, "ok")
             else:
                 self.calls[id_] = call
-                if "deadline_ms" in call.params:
-                    delay_ms = call.params["deadline_ms"]
-                    late = DeadlineExceeded(
-                        f"not done within its {delay_ms} ms", deadline_ms=delay_ms
-                    )
-                    call.deadline = self.daemon.loop.call_later(delay_ms / 1000, call.end, late)
+                self.daemon.params_budget.take(self.uid, call.n_bytes)
                 call.task = self.daemon.tasks.create_task(self._run(call, result))
 
-    def _admit(self, id_: int, method: str, params: object) -> Call:
-        """The call, if the peer may make it.  Raises what to answer otherwise."""
+    def _admit(self, request: wire.Request) -> Syscall:
+        """The table's entry, if the peer may make this call.  Raises what to answer otherwise."""
+        method = request.method
         syscall = TABLE.get(method)
         if syscall is None:
             raise UnknownMethod(f"no syscall {method[:64]!r}; sys.describe lists them")
-        if self.agent is None and method != "sys.hello":
-            raise ProtocolError("say sys.hello {protocol: 1, agent: NAME} first")
+        if self.agent is None:
+            if method != "sys.hello":
+                raise ProtocolError("say sys.hello {protocol: 1, agent: NAME} first")
+            if request.n_bytes > HELLO_BYTES:
+                raise TooLarge(f"a sys.hello of {request.n_bytes} bytes, limit is {HELLO_BYTES}")
         if self.daemon.is_stopping:
             raise Unavailable("the daemon is shutting down")
         if len(self.calls) >= self._limits.calls_per_connection:
@@ -360,12 +371,34 @@ class Session(asyncio.Protocol):
             )
         if syscall.right is not None and self.agent and syscall.right not in self.rights:
             raise Denied(f"{method} needs the right {syscall.right!r}", right=syscall.right)
-        return Call(self, id_, method, syscall.validate(params))
+        self.daemon.params_budget.check(self.uid, request.n_bytes)
+        return syscall
 
-    async def _run(self, call: Call, result: Awaitable[dict[str, Any]]) -> None:
+    def _begin(self, call: Call, params: dict[str, Any]) -> Result | Awaitable[Result]:
+        """Hand the call, its params checked, to its handler."""
+        call.params = params
+        result = self.daemon.syscalls.handlers[call.method](call)
+        if "deadline_ms" in params and not isinstance(result, dict):
+            delay_ms = params["deadline_ms"]
+            past_s = (time.monotonic_ns() - call.arrived_ns) / 1e9
+            late = DeadlineExceeded(f"not done within its {delay_ms} ms", deadline_ms=delay_ms)
+            call.deadline = self.daemon.loop.call_later(
+                max(0.0, delay_ms / 1000 - past_s), call.end, late
+            )
+        return result
+
+    async def _checked_aside(self, call: Call, syscall: Syscall, params: object) -> Result:
+        """A call whose params take longer to check than the loop may be held up."""
+        checked = await self.daemon.in_worker(
+            lambda: syscall.validate(params), self.uid, call.n_bytes
+        )
+        result = self._begin(call, checked)
+        return result if isinstance(result, dict) else await result
+
+    async def _run(self, call: Call, result: Awaitable[Result]) -> None:
         """One asynchronous call, from its first await to its answer."""
         error: SyscallError | None = None
-        value: dict[str, Any] | None = None
+        value: Result | None = None
         try:
             value = await result
         except asyncio.CancelledError:
@@ -380,6 +413,7 @@ class Session(asyncio.Protocol):
             if call.deadline is not None:
                 call.deadline.cancel()
             self.calls.pop(call.id, None)
+            self.daemon.params_budget.give_back(self.uid, call.n_bytes)
         self._answer(call.id, error.to_wire() if error else None, value)
         self._log(call.method, call.arrived_ns, error.code if error else "ok", job=call.job)
 

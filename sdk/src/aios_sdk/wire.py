@@ -14,7 +14,7 @@ them, so that 5 KB of nested headers cost a gigabyte.)
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgpack
 
@@ -58,11 +58,15 @@ class EncodeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call.  params is what the peer sent, {} if nothing; a map, its keys not checked."""
+    """A call.  params is what the peer sent, {} if nothing; a map, its keys not checked.
+
+    n_bytes  of its frame
+    """
 
     id: int
     method: str
     params: dict[object, object]
+    n_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +292,9 @@ def _message(frame: bytes | bytearray, has_extension: bool) -> Message:
         kind, id_, third, fourth = message
         if kind == 0 and type(third) is str:
             params = _named(fourth)
-            return Malformed(id_, _WRONG_PARAMS) if params is None else Request(id_, third, params)
+            if params is None:
+                return Malformed(id_, _WRONG_PARAMS)
+            return Request(id_, third, params, len(frame))
         if kind == 1:
             return Response(id_, third, fourth)
     elif len(message) == 3 and type(message[0]) is int:
