@@ -28,6 +28,7 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import listener
+from aiosd.server.access import AccessManager
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.generate import now_ms
@@ -87,6 +88,7 @@ class Daemon:
             ),
             limits.contexts_per_uid,
         )
+        self.access = AccessManager(self)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(

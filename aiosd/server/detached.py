@@ -34,6 +34,7 @@ from aiosd.engine.base import Output
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import generate
 from aiosd.services import saved_jobs
+from aiosd.services.access import Target
 from aiosd.services.context import Turn
 from aiosd.services.database import Transaction
 from aiosd.services.saved_contexts import NotAsSaved
@@ -301,16 +302,24 @@ class DetachedJobs:
         """job.attach: the rest of a detached job, running or ended."""
         job, start = JobId(call.params["job"]), call.params["from_token"]
         detached = self._running.get(job)
-        if detached is not None and detached.agent.uid == call.agent.uid:
+        if detached is not None:
+            await self._admit(call, detached.agent, job)
             return await self._follow(call, detached, start)
-        if job in self._unsaved and self._unsaved[job][0].uid == call.agent.uid:
-            raise from_wire(self._unsaved[job][2])
+        if job in self._unsaved:
+            agent, _state, error = self._unsaved[job]
+            await self._admit(call, agent, job)
+            raise from_wire(error)
         saved = await self._d.database.read(lambda t: saved_jobs.load(t, job))
-        if saved is None or saved.agent.uid != call.agent.uid or saved.result is None:
-            raise NotFound(f"no detached job {job!r}; those that ended are kept a while", job=job)
+        if saved is None or saved.result is None:
+            raise NotFound(f"no job {job!r}", job=job)
+        await self._admit(call, saved.agent, job)
         if saved.state != DONE:
             raise from_wire(saved.result)
         return self._rest(saved.result, start)
+
+    async def _admit(self, call: Call, owner: AgentId, job: JobId) -> None:
+        """Another agent may read what the job says where it may read the owner's things."""
+        await self._d.access.admit(call, "read", Target("job", owner, job))
 
     async def _follow(self, call: Call, detached: Detached, start: int) -> dict[str, Any]:
         position, state = start, ""

@@ -31,6 +31,7 @@ from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.services import context as contexts
 from aiosd.services import saved_agents
+from aiosd.services.access import Target
 from aiosd.services.agents import Agent
 from aiosd.services.context import Context, Turn
 from aiosd.services.database import Transaction
@@ -84,6 +85,8 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     check_model(daemon, p.get("model"))
     _check_params(daemon, p)
     daemon.driver.check_room(call.agent.uid)
+    if "context" in p:
+        await daemon.access.admit(call, "write", target_of(daemon.contexts.get(p["context"])))
     job = new_job_id()
     if p["detach"]:
         return await daemon.detached.run(call, job)
@@ -100,7 +103,8 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
 async def held_context(
     daemon: Daemon, agent: AgentId, id_: str | None, job: JobId
 ) -> AsyncIterator[Context]:
-    """The agent's context, busy with the job meanwhile; without an id one that ends with it."""
+    """A context that the agent may write, busy with the job meanwhile; without an id one of its
+    own, that ends with it."""
     if id_ is None:
         model = daemon.model.info.name
         context = Context(contexts.new_context_id(), agent, model, now_ms(), now_ms())
@@ -109,16 +113,29 @@ async def held_context(
         finally:
             daemon.driver.drop_context(context.id)
         return
-    context = daemon.contexts.get(id_, agent)
+    context = reached(daemon, agent, id_)
     check_model(daemon, context.model)
     async with context.lock:
-        context = daemon.contexts.get(id_, agent)  # a call before this one may have deleted it
+        context = reached(daemon, agent, id_)  # a call before this one may have deleted it
         contexts.check_idle(context)
         context.busy_with = job
     try:
         yield context
     finally:
         context.busy_with = None
+
+
+def target_of(context: Context) -> Target:
+    """The context as what access decides on."""
+    return Target("context", context.agent, context.id)
+
+
+def reached(daemon: Daemon, agent: AgentId, id_: str) -> Context:
+    """The context so named, if the agent may write it (and whoever must confirm that has)."""
+    context = daemon.contexts.get(id_)
+    subject = daemon.access.subject(agent)
+    daemon.access.check(subject, "write", target_of(context), is_confirmed=True)
+    return context
 
 
 async def prepare(

@@ -24,7 +24,6 @@ from aios_sdk.errors import (
     Busy,
     Cancelled,
     DeadlineExceeded,
-    Denied,
     Internal,
     ProtocolError,
     SyscallError,
@@ -35,6 +34,7 @@ from aios_sdk.errors import (
 from aios_sdk.syscalls import TABLE, Syscall
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server.calls.base import Result
+from aiosd.services.access import Subject
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -93,8 +93,13 @@ class Call:
         return agent
 
     @property
+    def subject(self) -> Subject:
+        """The agent with the rights and groups it has now."""
+        return self.session.daemon.access.subject(self.agent)
+
+    @property
     def is_admin(self) -> bool:
-        return "admin" in self.session.rights
+        return self.subject.is_admin
 
     def emit(self, chunk: dict[str, Any]) -> None:
         """Send a stream notification of this call."""
@@ -128,7 +133,6 @@ class Session(asyncio.Protocol):
         self.uid = -1
         self.pid = 0
         self.agent: AgentId | None = None
-        self.rights: tuple[str, ...] = ()
         self.is_stalled = False
         self.calls: dict[int, Call] = {}
         self.transport: asyncio.Transport | None = None
@@ -369,8 +373,8 @@ class Session(asyncio.Protocol):
                 retry_after_ms=100,
                 queue_depth=len(self.calls),
             )
-        if syscall.right is not None and self.agent and syscall.right not in self.rights:
-            raise Denied(f"{method} needs the right {syscall.right!r}", right=syscall.right)
+        if syscall.right is not None and self.agent is not None:
+            self.daemon.access.check_right(self.agent, syscall.right, method)
         self.daemon.params_budget.check(self.uid, request.n_bytes)
         return syscall
 

@@ -10,6 +10,7 @@ from aios_sdk.errors import (
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
 from aiosd.services import access
+from aiosd.services.access import Target
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -25,7 +26,7 @@ class Agents:
             "agents": [
                 self._describe_agent(a.id)
                 for a in self._d.agents.all()
-                if access.may_see(a.id, call.agent, is_admin=call.is_admin)
+                if access.may_see(a.id, call.subject)
             ]
         }
 
@@ -35,6 +36,7 @@ class Agents:
     def agent_kill(self, call: Call) -> Result:
         """The agent's connections and jobs end, its contexts stay."""
         agent = self._agent(call)
+        self._d.access.check(call, "steer", Target("agent", agent, agent.name))
         self._d.kill(agent, but_answer_first=call.session)
         return {}
 

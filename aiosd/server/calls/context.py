@@ -13,6 +13,7 @@ from aiosd.server import generate
 from aiosd.server.calls.base import Result
 from aiosd.services import access, entries
 from aiosd.services import context as contexts
+from aiosd.services.access import Act
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -46,7 +47,7 @@ class Contexts:
         return {"context": context.id}
 
     async def context_append(self, call: Call) -> Result:
-        async with self._locked(call) as context:
+        async with self._locked(call, "write") as context:
             contexts.check_idle(context)
             generate.check_model(self._d, context.model)
             turn = await self._turn(context, call.params)
@@ -64,7 +65,7 @@ class Contexts:
         return turn
 
     async def context_fork(self, call: Call) -> Result:
-        async with self._locked(call) as source:
+        async with self._locked(call, "read") as source:
             generate.check_model(self._d, source.model)
             n_tokens = call.params.get("n_tokens", len(source.tokens))
             forked = await self._d.contexts.fork(
@@ -77,7 +78,7 @@ class Contexts:
         return {"context": forked.id}
 
     async def context_rewind(self, call: Call) -> Result:
-        async with self._locked(call) as context:
+        async with self._locked(call, "replace") as context:
             contexts.check_idle(context)
             generate.check_model(self._d, context.model)
             if "n_messages" in call.params:
@@ -106,7 +107,7 @@ class Contexts:
         return entries.place(context.log, n_tokens)
 
     async def context_snapshot(self, call: Call) -> Result:
-        async with self._locked(call) as context:
+        async with self._locked(call, "steer") as context:
             contexts.check_idle(context)
             slot = self._d.driver.kernel.slot_of(context.id)
             await self._d.on_engine(
@@ -119,7 +120,7 @@ class Contexts:
         }
 
     async def context_prefetch(self, call: Call) -> Result:
-        context = self._context(call)
+        context = self._context(call, "steer")
         n_cached = await generate.prefetch(self._d, call, context)
         return {
             "context": context.id,
@@ -128,7 +129,7 @@ class Contexts:
         }
 
     def context_info(self, call: Call) -> Result:
-        return self._describe_context(self._context(call))
+        return self._describe_context(self._context(call, "see"))
 
     def context_list(self, call: Call) -> Result:
         wants_all = call.params["all"]
@@ -136,32 +137,40 @@ class Contexts:
             "contexts": [
                 self._describe_context(c)
                 for c in self._d.contexts.all()
-                if c.agent == call.agent
-                or (wants_all and access.may_see(c.agent, call.agent, is_admin=call.is_admin))
+                if c.agent == call.agent or (wants_all and access.may_see(c.agent, call.subject))
             ]
         }
 
-    def context_read(self, call: Call) -> Result:
-        context = self._context(call)
+    async def context_read(self, call: Call) -> Result:
+        context = await self._admitted(call, "read")
         tokens = {"tokens": context.tokens.tolist()} if call.params["tokens"] else {}
         return {"messages": context.messages, **tokens}
 
     async def context_delete(self, call: Call) -> Result:
-        async with self._locked(call) as context:
+        async with self._locked(call, "delete") as context:
             await self._d.contexts.delete(context)
         self._d.driver.drop_context(context.id)
         self._d.agents.leave(context.agent)
         return {}
 
     @contextlib.asynccontextmanager
-    async def _locked(self, call: Call) -> AsyncIterator[contexts.Context]:
+    async def _locked(self, call: Call, act: Act) -> AsyncIterator[contexts.Context]:
         """The call's context, after the short calls on it that came before."""
-        context = self._context(call)
+        context = await self._admitted(call, act)
         async with context.lock:
-            yield self._context(call)  # NotFound if one of them was its deletion
+            # NotFound if one of them was its deletion, and what was confirmed is.
+            yield self._context(call, act, is_confirmed=True)
 
-    def _context(self, call: Call) -> contexts.Context:
-        return self._d.contexts.get(call.params["context"], call.agent, is_admin=call.is_admin)
+    async def _admitted(self, call: Call, act: Act) -> contexts.Context:
+        context = self._d.contexts.get(call.params["context"])
+        await self._d.access.admit(call, act, generate.target_of(context))
+        return context
+
+    def _context(self, call: Call, act: Act, *, is_confirmed: bool = False) -> contexts.Context:
+        context = self._d.contexts.get(call.params["context"])
+        target = generate.target_of(context)
+        self._d.access.check(call, act, target, is_confirmed=is_confirmed)
+        return context
 
     def _describe_context(self, context: contexts.Context) -> Result:
         snapshot_bytes = self._d.engine.snapshot_bytes(context.id)

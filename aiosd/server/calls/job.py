@@ -12,6 +12,7 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.model import JobId, Outcome, Priority
 from aiosd.server.calls.base import Result
 from aiosd.services import access
+from aiosd.services.access import Target
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -42,7 +43,7 @@ class Jobs:
                 }
                 for job, record in self._d.driver.jobs.items()
                 if record.agent == call.agent
-                or (wants_all and access.may_see(record.agent, call.agent, is_admin=call.is_admin))
+                or (wants_all and access.may_see(record.agent, call.subject))
             ]
         }
 
@@ -66,8 +67,9 @@ class Jobs:
     def _job(self, call: Call) -> JobId:
         job = JobId(call.params["job"])
         record = self._d.driver.jobs.get(job)
-        if record is None or not access.may_act(record.agent, call.agent, is_admin=call.is_admin):
-            raise NotFound(f"no job {job!r}; it may have ended", job=job)
+        if record is None:
+            raise NotFound(f"no job {job!r}", job=job)
+        self._d.access.check(call, "steer", Target("job", record.agent, job))
         return job
 
     async def job_attach(self, call: Call) -> Result:

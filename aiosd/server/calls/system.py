@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
-    Denied,
     Exists,
     InvalidParams,
     ProtocolError,
@@ -22,6 +21,7 @@ from aiosd.kernel.model import AgentId, JobState
 from aiosd.server import metrics
 from aiosd.server.calls.base import Result
 from aiosd.services import access
+from aiosd.services.access import Target
 from aiosd.services.database import DatabaseError
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ class System:
                 protocol=PROTOCOL_VERSION,
             )
         session.agent = AgentId(session.uid, call.params["agent"])
-        session.rights = access.rights(session.uid, os.getuid())
         self._d.session_entered(session)
         limits = self._d.config.limits
         return {
@@ -61,7 +60,7 @@ class System:
                 "contexts_per_agent": limits.contexts_per_agent,
                 "jobs_per_uid": limits.jobs_per_uid,
             },
-            "rights": list(session.rights),
+            "rights": [r for r in access.RIGHTS if r in call.subject.rights],
             "models": [self._d.model.info.name],
         }
 
@@ -75,19 +74,13 @@ class System:
         d = self._d
         kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
         n_by_state = kernel.counts
-        seen = [
-            c
-            for c in d.contexts.all()
-            if access.may_see(c.agent, call.agent, is_admin=call.is_admin)
-        ]
+        seen = [c for c in d.contexts.all() if access.may_see(c.agent, call.subject)]
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": (time.monotonic_ns() - d.started_ns) // 10**9,
             "state": "stopping" if d.is_stopping else "serving",
-            "agents": sum(
-                access.may_see(a.id, call.agent, is_admin=call.is_admin) for a in d.agents.all()
-            ),
+            "agents": sum(access.may_see(a.id, call.subject) for a in d.agents.all()),
             "contexts": {
                 "n": len(seen),
                 "bytes": sum(c.n_bytes for c in seen),
@@ -158,7 +151,7 @@ class System:
             for run in self._d.driver.timeline
             if run.ended_ns >= since_ns
             for lane in run.lanes
-            if access.may_see(lane.agent, call.agent, is_admin=call.is_admin)
+            if access.may_see(lane.agent, call.subject)
         ]
         return {"traceEvents": events, "displayTimeUnit": "ms"}
 
@@ -186,8 +179,7 @@ class System:
             k: call.params[k] for k in ("policy", "quantum_tokens", "lanes") if k in call.params
         }
         if asked:
-            if not call.is_admin:
-                raise Denied("setting the policy needs the right 'admin'", right="admin")
+            self._d.access.check(call, "admin", Target("daemon", None, "policy"))
             n_slots = self._d.model.info.n_slots
             if asked.get("lanes", 1) > n_slots:
                 raise InvalidParams(
