@@ -6,9 +6,12 @@ Exit codes: 0 stopped in order, 1 can't serve (the reason is the last line), 2 u
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `aiosd` command."""
     args = vars(_parser().parse_args(argv))
     file, is_check = args.pop("config"), args.pop("check_config")
+    load = partial(config.load, file, args)
     try:
-        settings = config.load(file, args)
+        settings = load()
     except config.ConfigError as error:
         print(f"aiosd: {error}", file=sys.stderr)  # noqa: T201 - before there is a log
         sys.exit(2)
@@ -28,9 +32,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(config.to_toml(settings), end="")  # noqa: T201 - what --check-config is for
         sys.exit(0)
     logs.configure(settings.log_level, settings.log_format)
+    # A service manager whose watchdog was not fed sends SIGABRT: the log then has where every
+    # thread was (files and lines, no values).
+    faulthandler.enable()
     code = 0
     try:
-        _serve(settings)
+        _serve(settings, load)
     except _refusals() as error:
         logs.flush()
         print(f"aiosd: {error}", file=sys.stderr)  # noqa: T201 - the last line says why
@@ -39,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _serve(settings: config.Config) -> None:
-    """Load the model and serve it."""
+def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
+    """Load the model and serve it.  load reads the configuration again, for SIGHUP."""
     # Before anything imports llama_cpp: OpenMP reads its environment once, when it is loaded.
     from aiosd.engine import threads
 
@@ -49,16 +56,30 @@ def _serve(settings: config.Config) -> None:
 
     from aiosd.server import listener, startup
     from aiosd.server.daemon import Daemon
+    from aiosd.server.notify import Notifier
 
+    notifier = Notifier()
+    has_terminal = os.isatty(0)
     listener.raise_descriptor_limit()
     with listener.locked(Path(settings.state_dir)):
+        notifier.loading(f"loading {settings.model}")
         model = startup.load_model(settings)
 
         async def run() -> None:
-            daemon = await Daemon.open(settings, model)
+            daemon = await Daemon.open(settings, model, notifier)
+
+            def hang_up() -> None:
+                if has_terminal and not os.isatty(0):
+                    daemon.stop()  # the terminal that it was started in has gone
+                else:
+                    daemon.tasks.create_task(daemon.reload(load))
+
+            def on_ready() -> None:
+                daemon.loop.add_signal_handler(signal.SIGHUP, hang_up)
+
             for number in (signal.SIGTERM, signal.SIGINT):
                 daemon.loop.add_signal_handler(number, daemon.stop)
-            await daemon.serve()
+            await daemon.serve(on_ready)
 
         try:
             uvloop.run(run())

@@ -37,6 +37,7 @@ class Bounds:
     is_path: bool = False
     metavar: str = ""
     default_text: str = ""  # where the default is worked out at start
+    reloads: bool = False  # SIGHUP puts a new value into force; the others need a restart
 
 
 def _key(default: Any, summary: str, **bounds: Any) -> Any:
@@ -56,26 +57,45 @@ class Limits:
     """The [limits] table: how much of anything a peer may ask for."""
 
     connections_per_uid: int = _key(
-        2048, "Connections one uid may hold; past it the connection is refused.", low=1, high=65536
+        2048,
+        "Connections one uid may hold; past it the connection is refused.",
+        low=1,
+        high=65536,
+        reloads=True,
     )
     calls_per_connection: int = _key(
-        256, "Calls in flight on one connection; past it a call is `busy`.", low=1, high=65536
+        256,
+        "Calls in flight on one connection; past it a call is `busy`.",
+        low=1,
+        high=65536,
+        reloads=True,
     )
     jobs_per_uid: int = _key(
-        4096, "Jobs one uid may have queued or running; past it `busy`.", low=1, high=1_000_000
+        4096,
+        "Jobs one uid may have queued or running; past it `busy`.",
+        low=1,
+        high=1_000_000,
+        reloads=True,
     )
-    jobs: int = _key(16384, "Jobs of all uids together; past it `busy`.", low=1, high=1_000_000)
+    jobs: int = _key(
+        16384, "Jobs of all uids together; past it `busy`.", low=1, high=1_000_000, reloads=True
+    )
     contexts_per_agent: int = _key(
-        1024, "Contexts one agent may keep; past it `quota_exceeded`.", low=1, high=1_000_000
+        1024,
+        "Contexts one agent may keep; past it `quota_exceeded`.",
+        low=1,
+        high=1_000_000,
+        reloads=True,
     )
     contexts_per_uid: int = _key(
-        16384, "Contexts of all agents of one uid; past it `quota_exceeded`.", low=1, high=10**7
+        16384,
+        "Contexts of all agents of one uid; past it `quota_exceeded`.",
+        low=1,
+        high=10**7,
+        reloads=True,
     )
     context_idle_s: int = _key(
-        30 * 86400,
-        "A context not used for so long is let go.",
-        low=1,
-        high=10**10,
+        30 * 86400, "A context not used for so long is let go.", low=1, high=10**10, reloads=True
     )
     contexts_bytes: int = _key(
         GIB,
@@ -83,15 +103,20 @@ class Limits:
         low=1,
         high=1024**5,
         is_bytes=True,
+        reloads=True,
     )
     detached_per_uid: int = _key(
-        64, "Detached jobs one uid may have running; past it `quota_exceeded`.", low=0, high=10**6
+        64,
+        "Detached jobs one uid may have running; past it `quota_exceeded`.",
+        low=0,
+        high=10**6,
+        reloads=True,
     )
     detached_ended: int = _key(
-        1024, "Ended detached jobs that are kept for job.attach.", low=0, high=10**7
+        1024, "Ended detached jobs that are kept for job.attach.", low=0, high=10**7, reloads=True
     )
     detached_keep_s: int = _key(
-        86400, "How long an ended detached job is kept.", low=1, high=10**10
+        86400, "How long an ended detached job is kept.", low=1, high=10**10, reloads=True
     )
     detached_bytes: int = _key(
         256 * MIB,
@@ -99,9 +124,15 @@ class Limits:
         low=0,
         high=1024**5,
         is_bytes=True,
+        reloads=True,
     )
     detached_result_bytes: int = _key(
-        8 * MIB, "The result of one detached job.", low=4 * KIB, high=GIB, is_bytes=True
+        8 * MIB,
+        "The result of one detached job.",
+        low=4 * KIB,
+        high=GIB,
+        is_bytes=True,
+        reloads=True,
     )
     frame_bytes: int = _key(
         8 * MIB,
@@ -109,6 +140,7 @@ class Limits:
         low=4 * KIB,
         high=GIB,
         is_bytes=True,
+        reloads=True,
     )
     params_bytes_per_uid: int = _key(
         128 * MIB,
@@ -123,14 +155,21 @@ class Limits:
         low=4 * KIB,
         high=GIB,
         is_bytes=True,
+        reloads=True,
     )
     half_frame_s: int = _key(
-        30, "Time a peer may take to finish a frame it began.", low=1, high=86400
+        30, "Time a peer may take to finish a frame it began.", low=1, high=86400, reloads=True
     )
     hello_s: int = _key(
-        30, "Time a new connection may take before it says sys.hello.", low=1, high=86400
+        30,
+        "Time a new connection may take before it says sys.hello.",
+        low=1,
+        high=86400,
+        reloads=True,
     )
-    max_tokens: int = _key(65536, "The largest max_tokens of one call.", low=1, high=10**7)
+    max_tokens: int = _key(
+        65536, "The largest max_tokens of one call.", low=1, high=10**7, reloads=True
+    )
     journal_events: int = _key(10_000, "Scheduler events kept for a bug report.", low=0, high=10**7)
 
 
@@ -181,18 +220,16 @@ class Config:
         low=0,
         high=256,
         metavar="N",
+        reloads=True,
     )
-    policy: str = _key(
-        "rr",
-        "Who runs next.",
-        choices=("fifo", "rr"),
-    )
+    policy: str = _key("rr", "Who runs next.", choices=("fifo", "rr"), reloads=True)
     quantum: int = _key(
         16,
         "Tokens a job may take before the next in line (rr).",
         low=1,
         high=1_000_000,
         metavar="N",
+        reloads=True,
     )
     prefill_tokens: int = _key(
         256,
@@ -231,7 +268,9 @@ class Config:
         is_bytes=True,
         metavar="BYTES",
     )
-    log_level: str = _key("info", "What is logged.", choices=("debug", "info", "warning", "error"))
+    log_level: str = _key(
+        "info", "What is logged.", choices=("debug", "info", "warning", "error"), reloads=True
+    )
     log_format: str = _key(
         "auto",
         "How: for people (`console`), for machines (`json`).",
@@ -366,10 +405,17 @@ def reference() -> str:
         "`aiosd --config FILE` reads TOML. The keys of the first table are flags too, with dashes",
         "for underscores (but `socket_mode`); flags win over the file. `aiosd --check-config`",
         'checks it all and prints what is in force. Sizes are bytes, or text such as `"512M"`.',
+        "SIGHUP (`systemctl reload aiosd`) reads the file again and puts the keys marked `live`",
+        "into force; for the others it says that they need a restart.",
         "",
     ]
     for title, of in (("## Keys", Config), ("## [limits]", Limits)):
-        out += [title, "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
+        out += [
+            title,
+            "",
+            "| key | default | allowed | reload | meaning |",
+            "|---|---|---|---|---|",
+        ]
         for key, (f, b) in keys(of).items():
             default = b.default_text or _toml(f.default, key)
             if b.choices:
@@ -378,6 +424,7 @@ def reference() -> str:
                 allowed = f"{b.low} to {b.high}" + (" bytes" if b.is_bytes else "")
             else:
                 allowed = "a path" if b.is_path else "text"
-            out.append(f"| `{key}` | `{default}` | {allowed} | {b.summary} |")
+            reload = "live" if b.reloads else "restart"
+            out.append(f"| `{key}` | `{default}` | {allowed} | {reload} | {b.summary} |")
         out.append("")
     return "\n".join(out)

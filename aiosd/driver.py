@@ -127,6 +127,11 @@ class Driver:
         self.jobs[record.spec.job] = record
         self.post(ev.Submitted(record.spec.job, record.spec.context, record.agent, record.priority))
 
+    def set_limits(self, *, jobs_per_uid: int, max_jobs: int) -> None:
+        """For jobs to come; those that are here stay."""
+        self._jobs_per_uid = jobs_per_uid
+        self._max_jobs = max_jobs
+
     def check_room(self, uid: int) -> None:
         """Busy if the uid, or the daemon, has as many jobs as it may."""
         n_own = self._n_by_uid.get(uid, 0)

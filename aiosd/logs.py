@@ -6,9 +6,11 @@ lines new ones are dropped, and their number is logged when there is room again.
 
 from __future__ import annotations
 
+import logging
 import queue
 import sys
 import threading
+from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
@@ -56,11 +58,27 @@ class _Writer:
 
 
 _writer: _Writer | None = None
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+_level = logging.INFO
+
+
+def set_level(level: str) -> None:
+    """From now on only what is as grave as this: debug, info, warning or error."""
+    global _level  # noqa: PLW0603 - the process has one log
+    _level = _LEVELS.get(level, logging.ERROR)
+
+
+def _drop_below_level(_logger: object, method: str, event: MutableMapping[str, Any]) -> Any:
+    """Loggers are made once and kept, so the level, which may change, is looked at per line."""
+    if _LEVELS.get(method, logging.ERROR) < _level:
+        raise structlog.DropEvent
+    return event
 
 
 def configure(level: str, form: str) -> None:
     """Route structlog to stderr.  form: console, json, or auto (console on a terminal)."""
     global _writer  # noqa: PLW0603 - the process has one stderr
+    set_level(level)
     _writer = _Writer(sys.stderr)
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     # Plain tracebacks: prettier ones show local variables, and those hold people's words.
@@ -76,11 +94,12 @@ def configure(level: str, form: str) -> None:
     writer = _writer
     structlog.configure(
         processors=[
+            _drop_below_level,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *tail,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )

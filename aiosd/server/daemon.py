@@ -27,7 +27,7 @@ from aiosd.engine.threads import ThreadAdapter
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
-from aiosd.server import listener
+from aiosd.server import listener, notify, reload
 from aiosd.server.access import AccessManager
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
@@ -56,10 +56,12 @@ class Daemon:
     """One model served on one socket."""
 
     @classmethod
-    async def open(cls, config: Config, model: Model) -> Daemon:
+    async def open(
+        cls, config: Config, model: Model, notifier: notify.Notifier | None = None
+    ) -> Daemon:
         """A daemon with what an earlier one left.  DatabaseError says why not."""
         database = await Database.open(Path(config.state_dir) / "aiosd.db", MIGRATIONS)
-        daemon = cls(config, model, database)
+        daemon = cls(config, model, database, notifier or notify.Notifier({}))
         try:
             await daemon.contexts.load()
             for agent, figures in (await database.read(saved_agents.load_all)).items():
@@ -70,8 +72,11 @@ class Daemon:
             raise
         return daemon
 
-    def __init__(self, config: Config, model: Model, database: Database) -> None:
+    def __init__(
+        self, config: Config, model: Model, database: Database, notifier: notify.Notifier
+    ) -> None:
         self.config = config
+        self.notifier = notifier
         self.model = model
         self.database = database
         self.is_stopping = False
@@ -80,14 +85,7 @@ class Daemon:
         self.loop = asyncio.get_running_loop()
         self.tasks = asyncio.TaskGroup()
         self.wire_limits = wire.Limits(frame_bytes=config.limits.frame_bytes)
-        limits = config.limits
-        self.contexts = ContextStore(
-            database,
-            Retention(
-                limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
-            ),
-            limits.contexts_per_uid,
-        )
+        self.contexts = ContextStore(database, self.retention(), config.limits.contexts_per_uid)
         self.access = AccessManager(self)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
@@ -109,34 +107,42 @@ class Daemon:
         self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
-        self.params_budget = ParamsBudget(limits.params_bytes_per_uid)
+        self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
         self._workers = Workers(self.loop)
         self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self.endpoints: tuple[listener.Endpoint, ...] = ()
         self._overflow_uid = _overflow_uid()
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve until stop(), then let everybody know, and leave."""
-        path = Path(self.config.socket)
-        sock, inode = listener.listen(path, self.config.socket_mode)
+        self.endpoints = listener.endpoints(Path(self.config.socket), self.config.socket_mode)
         self.thread.start()
         try:
             async with self.tasks:
                 self.tasks.create_task(self.database.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
                 await self.detached.resume()
-                server = await self.loop.create_unix_server(
-                    lambda: Session(self), sock=sock, backlog=listener.BACKLOG
-                )
+                servers = [await self._listen(endpoint) for endpoint in self.endpoints]
                 log.info(
-                    "ready", version=__version__, socket=str(path), pid=os.getpid(), **self._facts()
+                    "ready",
+                    version=__version__,
+                    socket=" ".join(endpoint.path for endpoint in self.endpoints),
+                    pid=os.getpid(),
+                    **self._facts(),
                 )
+                watching = self.tasks.create_task(self._watch())
                 on_ready()
+                self.notifier.ready(self._status())
                 await self._stop.wait()
                 self.is_stopping = True
                 log.info("stopping", jobs=len(self.driver.jobs))
-                server.close()
-                listener.unlink_own(path, inode)
+                self.notifier.stopping("stopping: calls end, contexts are parked")
+                for server, endpoint in zip(servers, self.endpoints, strict=True):
+                    server.close()
+                    endpoint.remove()
                 housekeeping.cancel()
+                watching.cancel()
                 await self._drain()
                 n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
                 log.info("flushed", contexts_in_files=n_files)
@@ -157,6 +163,56 @@ class Daemon:
     def stop(self) -> None:
         """Begin an orderly shutdown."""
         self._stop.set()
+
+    async def reload(self, load: Callable[[], Config]) -> None:
+        """Read the configuration anew and put into force what can be; one reload at a time."""
+        async with self._reloading:
+            if not self.is_stopping:
+                await reload.reload(self, load)
+
+    def retention(self) -> Retention:
+        """How many contexts are kept, for how long."""
+        limits = self.config.limits
+        return Retention(
+            limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
+        )
+
+    async def _listen(self, endpoint: listener.Endpoint) -> asyncio.Server:
+        # uvloop's own removal of the file, on by default from Python 3.13 on, is ours to decide.
+        return await self.loop.create_unix_server(  # type: ignore[call-arg]  # uvloop has it
+            lambda: Session(self),
+            sock=endpoint.sock,
+            backlog=listener.BACKLOG,
+            cleanup_socket=False,
+        )
+
+    async def _watch(self) -> None:
+        """Tell the service manager what is done here; feed its watchdog while work moves."""
+        before, is_hanging = self._pulse(), False
+        while self.notifier.has_manager:
+            await asyncio.sleep(self.notifier.look_s)
+            now = self._pulse()
+            if notify.is_alive(before, now):
+                self.notifier.moved()
+                self.notifier.status(self._status())
+                is_hanging = False
+            elif not is_hanging:
+                is_hanging = True
+                log.error("engine_hangs", steps=now.n_steps, seconds=self.notifier.look_s)
+                self.notifier.status("the engine hangs: no step ends")
+            before = now
+
+    def _pulse(self) -> notify.Pulse:
+        return notify.Pulse(
+            self.thread.n_steps, self.thread.busy_since_ns, bool(self.driver.kernel.lanes)
+        )
+
+    def _status(self) -> str:
+        n_sessions = sum(len(group) for group in self._sessions.values())
+        return (
+            f"serving {self.model.info.name}: {n_sessions} connections, "
+            f"{len(self.driver.jobs)} jobs, {len(self.driver.kernel.lanes)} of them in lanes"
+        )
 
     async def _keep_house(self) -> None:
         """From time to time, let go what is past its time or its limits."""

@@ -29,6 +29,7 @@ from aios_sdk.errors import (
     Unavailable,
     from_wire,
 )
+from aiosd.config import Limits
 from aiosd.driver import JobResult
 from aiosd.engine.base import Output
 from aiosd.kernel.model import AgentId, JobId, Outcome
@@ -80,9 +81,12 @@ class DetachedJobs:
 
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
-        self._limits = daemon.config.limits
         self._running: dict[JobId, Detached] = {}
         self._unsaved: dict[JobId, tuple[AgentId, str, dict[str, Any]]] = {}  # the disk refused
+
+    @property
+    def _limits(self) -> Limits:
+        return self._d.config.limits
 
     # ------------------------------------------------------------ beginning and ending
 

@@ -1,7 +1,8 @@
-"""The Unix socket: made safely, recognised when stale, removed at the end.
+"""The Unix sockets: passed by the service manager, or made safely and removed at the end.
 
 Rule 1: never unlink a socket somebody serves on: connect first (DESIGN 9.15).
 Rule 2: the socket's mode is right from its first moment: it is bound under a umask.
+Rule 3: what the service manager passed is its own: neither bound, nor changed, nor removed here.
 """
 
 from __future__ import annotations
@@ -13,15 +14,82 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 
 BACKLOG = 4096
 MAX_PATH_BYTES = 107  # sun_path, less its NUL.  Source: unix(7)
+FIRST_PASSED_FD = 3  # Source: sd_listen_fds(3), SD_LISTEN_FDS_START
+MAX_PASSED_FDS = 16  # a unit with more ListenStream= lines than anyone needs
 
 
 class ListenError(Exception):
     """The daemon can't serve here; str() says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A socket to serve on.  inode is None where the service manager owns its file."""
+
+    sock: socket.socket
+    path: str
+    inode: int | None = None
+
+    def remove(self) -> None:
+        """Remove its file, if it is ours."""
+        if self.inode is not None:
+            unlink_own(Path(self.path), self.inode)
+
+
+def endpoints(
+    path: Path, mode: int, environ: MutableMapping[str, str] | None = None
+) -> tuple[Endpoint, ...]:
+    """What to serve on: the sockets the service manager passed, or else one of our own at the path.
+
+    ListenError: why not.
+    """
+    if passed := passed_sockets(os.environ if environ is None else environ):
+        return passed
+    sock, inode = listen(path, mode)
+    return (Endpoint(sock, str(path), inode),)
+
+
+def passed_sockets(environ: MutableMapping[str, str]) -> tuple[Endpoint, ...]:
+    """The sockets of a socket unit; none if the variables are for another process or missing.
+
+    Takes the variables out of the environment.  ListenError if a descriptor is something else
+    than a listening Unix stream socket.  Source: sd_listen_fds(3).
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return ()
+    if int(count) > MAX_PASSED_FDS:
+        raise ListenError(
+            f"the service manager passed {count} descriptors, the limit is {MAX_PASSED_FDS}; "
+            "use fewer ListenStream= lines in aiosd.socket"
+        )
+    return tuple(_adopt(FIRST_PASSED_FD + index) for index in range(int(count)))
+
+
+def _adopt(fd: int) -> Endpoint:
+    try:
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ListenError(
+            f"descriptor {fd}, which the service manager passed, is no socket: {error.strerror}"
+        ) from error
+    is_listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM or not is_listening:
+        raise ListenError(
+            f"descriptor {fd}, which the service manager passed, is not a listening Unix stream "
+            "socket; aiosd.socket needs ListenStream= with a path, and Accept=no"
+        )
+    sock.setblocking(False)
+    name = sock.getsockname()
+    return Endpoint(sock, "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else name)
 
 
 def listen(path: Path, mode: int) -> tuple[socket.socket, int]:

@@ -93,6 +93,11 @@ class ContextStore:
     def limit_bytes(self) -> int | None:
         return self._limits.total_bytes
 
+    def set_limits(self, limits: Retention, per_uid: int) -> None:
+        """For contexts to come, and for the next retire()."""
+        self._limits = limits
+        self._per_uid = per_uid
+
     async def load(self) -> None:
         """Bring in what an earlier daemon left."""
         for saved in await self._database.read(lambda t: list(saved_contexts.load_all(t))):

@@ -17,10 +17,17 @@ from aiosd import config
 from aiosd.engine.base import Model
 from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
+from aiosd.server.notify import Notifier
 
 
 @contextlib.contextmanager
-def served(tmp_path: Path, model: Model | None = None, **flags: Any) -> Iterator[Daemon]:
+def served(
+    tmp_path: Path,
+    model: Model | None = None,
+    *,
+    notifier: Notifier | None = None,
+    **flags: Any,
+) -> Iterator[Daemon]:
     """A serving daemon; leaving the block stops it and checks that the kernel is sound."""
     limits = flags.pop("limits", config.Limits())
     settings = config.load(
@@ -41,7 +48,7 @@ def served(tmp_path: Path, model: Model | None = None, **flags: Any) -> Iterator
     errors: list[BaseException] = []
 
     async def run() -> None:
-        daemon = await Daemon.open(settings, own)
+        daemon = await Daemon.open(settings, own, notifier)
         box.append(daemon)
         await daemon.serve(on_ready=started.set)
 
