@@ -82,9 +82,57 @@ _V1 = (
 )
 
 
-def _v1(transaction: Transaction) -> None:
-    for statement in _V1:
-        transaction.execute(statement)
+# What can be searched.  A document's number is its owner's key * 2**32 plus one that is never used
+# again.  embedder 0: no vector yet.  Tables of words are made when a uid's first document comes.
+_SEARCH = (
+    """
+    CREATE TABLE search_owners (
+        key         INTEGER PRIMARY KEY,
+        kind        TEXT    NOT NULL,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        n_numbers   INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (kind, uid, agent)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE search_embedders (
+        key         INTEGER PRIMARY KEY,
+        fingerprint TEXT    NOT NULL UNIQUE
+    ) STRICT
+    """,
+    """
+    CREATE TABLE search_docs (
+        doc         INTEGER PRIMARY KEY,
+        embedder    INTEGER NOT NULL DEFAULT 0,
+        text        TEXT    NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX search_docs_by_embedder ON search_docs (embedder, doc)",
+    """
+    CREATE TABLE search_vectors (
+        doc         INTEGER PRIMARY KEY REFERENCES search_docs ON DELETE CASCADE,
+        vector      BLOB    NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE search_tags (
+        owner       INTEGER NOT NULL,
+        tag         TEXT    NOT NULL,
+        doc         INTEGER NOT NULL REFERENCES search_docs ON DELETE CASCADE,
+        PRIMARY KEY (owner, tag, doc)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX search_tags_by_doc ON search_tags (doc)",
+)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1,)
+def _all_of(statements: tuple[str, ...]) -> Migration:
+    def migrate(transaction: Transaction) -> None:
+        for statement in statements:
+            transaction.execute(statement)
+
+    return migrate
+
+
+MIGRATIONS: tuple[Migration, ...] = (_all_of(_V1), _all_of(_SEARCH))

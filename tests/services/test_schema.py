@@ -12,7 +12,10 @@ from aiosd.services import saved_contexts
 from aiosd.services.schema import MIGRATIONS
 from tests.services.opened import in_memory, opened, save_turns
 
-RELEASED = {1: "ff1991acde0c14b74553785e4eabaa73234883df0b185f08e8bca957fce830a8"}
+RELEASED = {
+    1: "ff1991acde0c14b74553785e4eabaa73234883df0b185f08e8bca957fce830a8",
+    2: "c594e614d5e9b651b69c836da16ed646937a4aa5d5bddc8b850104444e134aa3",
+}
 """Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
 
 
