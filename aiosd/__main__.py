@@ -108,7 +108,7 @@ def _bytes(text: str) -> int:
 _FLAGS = (
     "socket", "state_dir", "models_dir", "model", "slots", "slot_tokens", "policy", "quantum",
     "lanes", "prefill_tokens", "threads", "kv", "snapshot_ram",
-    "snapshot_files", "log_level", "log_format",
+    "snapshot_files", "search_ram", "log_level", "log_format",
 )  # fmt: skip
 
 

@@ -268,6 +268,15 @@ class Config:
         is_bytes=True,
         metavar="BYTES",
     )
+    search_ram: int = _key(
+        256 * MIB,
+        "Memory for vectors that are searched; past it the least recently used owners' are read "
+        "from the disk again.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+        metavar="BYTES",
+    )
     log_level: str = _key(
         "info", "What is logged.", choices=("debug", "info", "warning", "error"), reloads=True
     )

@@ -42,6 +42,7 @@ from aiosd.services.context import ContextStore
 from aiosd.services.database import Database
 from aiosd.services.retention import Retention
 from aiosd.services.schema import MIGRATIONS
+from aiosd.services.search import Search
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -87,6 +88,7 @@ class Daemon:
         self.wire_limits = wire.Limits(frame_bytes=config.limits.frame_bytes)
         self.contexts = ContextStore(database, self.retention(), config.limits.contexts_per_uid)
         self.access = AccessManager(self)
+        self.search = Search(database, None, self.in_worker, ram_bytes=config.search_ram)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(
@@ -121,6 +123,8 @@ class Daemon:
         try:
             async with self.tasks:
                 self.tasks.create_task(self.database.run())
+                await self.search.start()
+                searching = self.tasks.create_task(self.search.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
                 await self.detached.resume()
                 servers = [await self._listen(endpoint) for endpoint in self.endpoints]
@@ -142,6 +146,7 @@ class Daemon:
                     server.close()
                     endpoint.remove()
                 housekeeping.cancel()
+                searching.cancel()
                 watching.cancel()
                 await self._drain()
                 n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
