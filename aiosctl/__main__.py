@@ -20,6 +20,7 @@ ENTRIES = {
     "chat": Entry("aiosctl.chat", "chat", "Talk with the model, turn by turn.", TALK),
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),
+    "trace": Entry("aiosctl.trace", "trace", "What the slots did, as a trace or picture.", LOOK),
     "ping": Entry("aiosctl.ping", "ping", "Whether the daemon answers, and how fast.", LOOK),
     "job": Entry("aiosctl.job", "job", "List, follow, end, pause and rank jobs.", MANAGE),
     "context": Entry(

@@ -106,14 +106,17 @@ def record(pairs: Sequence[tuple[str, Any]]) -> None:
 
 def document(value: Any, *, is_line: bool = False) -> None:
     """One JSON document: bytes as base64, indented unless it's one line among many."""
-    plain = json.dumps(
-        _plain(value), ensure_ascii=False, allow_nan=False, indent=None if is_line else 2
-    )
-    # Inside strings only, where \\uXXXX means the same: C1 controls move terminals too, and
-    # lone surrogates have no UTF-8.
-    _write(_UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", plain) + "\n")
+    _write(json_text(value, indent=None if is_line else 2))
     if is_line:
         sys.stdout.flush()
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as one JSON document, with its newline."""
+    plain = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    # Inside strings only, where \\uXXXX means the same: C1 controls move terminals too, and
+    # lone surrogates have no UTF-8.
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", plain) + "\n"
 
 
 def compact(value: Any) -> str:

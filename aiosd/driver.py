@@ -29,11 +29,10 @@ from aiosd.kernel.model import (
     ContextId,
     Cost,
     JobId,
-    LaneReport,
     Outcome,
     Priority,
-    SlotId,
 )
+from aiosd.timeline import Timeline
 
 log = structlog.get_logger()
 
@@ -49,27 +48,6 @@ class JobResult:
     logprobs: tuple[TokenLogprob, ...]
     n_cached: int
     cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class LaneTrace:
-    """What one lane of a Run did."""
-
-    job: JobId
-    agent: AgentId
-    context: ContextId
-    slot: SlotId
-    n_prompt: int
-    n_output: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunTrace:
-    """One Run, from its being put to its coming home."""
-
-    began_ns: int
-    ended_ns: int
-    lanes: tuple[LaneTrace, ...]
 
 
 @dataclass(slots=True)
@@ -106,8 +84,9 @@ class Driver:
         self.kernel = kernel
         self.jobs: dict[JobId, JobRecord] = {}
         self.journal: deque[tuple[int, ev.Event]] = deque(maxlen=journal_events)
-        self.timeline: deque[RunTrace] = deque(maxlen=journal_events)
-        self._run: tuple[int, ev.Run] | None = None  # the one under way, and when it was put
+        self.leaders: dict[JobId, JobId] = {}  # of the Run under way: who waits for whose reading
+        self._agents: dict[ContextId, AgentId] = {}  # of contexts that had a job
+        self.timeline = Timeline(journal_events, self._agents)
         self._engine = engine
         self._clock_ns = clock_ns
         self._jobs_per_uid = jobs_per_uid
@@ -125,6 +104,7 @@ class Driver:
         uid = record.agent.uid
         self._n_by_uid[uid] = self._n_by_uid.get(uid, 0) + 1
         self.jobs[record.spec.job] = record
+        self._agents[record.spec.context] = record.agent
         self.post(ev.Submitted(record.spec.job, record.spec.context, record.agent, record.priority))
 
     def set_limits(self, *, jobs_per_uid: int, max_jobs: int) -> None:
@@ -156,6 +136,7 @@ class Driver:
     def drop_context(self, context: ContextId) -> None:
         """The context was deleted: free its slot and its snapshot."""
         self.post(ev.ContextDropped(context))
+        self._agents.pop(context, None)
         self._engine.put(Forget(context))
 
     def post(self, event: ev.Event) -> None:
@@ -178,30 +159,14 @@ class Driver:
             case Progress():
                 self._progress(message)
             case RunHome(lanes=lanes):
-                self._note_run(lanes)
+                self.leaders = {}
                 self.post(ev.RunDone(lanes))
             case EngineDied(traceback=traceback):
                 log.error("engine_bug", traceback=traceback)
 
-    def _note_run(self, reports: tuple[LaneReport, ...]) -> None:
-        assert self._run is not None
-        (began_ns, run), self._run = self._run, None
-        by_job = {report.job: report for report in reports}
-        lanes = tuple(
-            LaneTrace(
-                lane.job,
-                record.agent,
-                lane.context,
-                lane.slot,
-                by_job[lane.job].n_prompt,
-                by_job[lane.job].n_output,
-            )
-            for lane in run.lanes
-            if (record := self.jobs.get(lane.job)) is not None
-        )
-        self.timeline.append(RunTrace(began_ns, self._clock_ns(), lanes))
-
     def _progress(self, progress: Progress) -> None:
+        if progress.leaders is not None:
+            self.leaders = progress.leaders
         for job, n_cached in progress.n_cached.items():
             if record := self.jobs.get(job):
                 record.n_cached = n_cached
@@ -237,7 +202,6 @@ class Driver:
                     if not record.is_open:
                         record.is_open = True
                         self._engine.put(Open(record.spec))
-                self._run = (self._clock_ns(), action)
                 self._engine.put(action)
             case ev.Save() | ev.Clear() | ev.Load() | ev.Move():
                 self._engine.put(action)

@@ -123,6 +123,8 @@ class StepReport:
 
     n_cached  how many of its spec's tokens a job did not have to read so far: at its first step,
               and if it grows
+    rereading those whose lane read again what it had lost, beyond the last token
+    leaders   who waits for whose reading: job -> the job that reads what it will need
     """
 
     lanes: tuple[LaneReport, ...]
@@ -130,6 +132,8 @@ class StepReport:
     endings: tuple[Ending, ...] = ()
     n_cached: dict[JobId, int] = field(default_factory=dict)
     first_tokens: tuple[JobId, ...] = ()
+    rereading: frozenset[JobId] = frozenset()
+    leaders: dict[JobId, JobId] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ class _Turn:
     cells: Cells
     n_prompt: int = 0
     n_output: int = 0
+    n_reread: int = 0
     words: Words | None = None
 
     def reads(self) -> bool:
@@ -352,6 +353,7 @@ class Engine:
             turn.cells.tokens.extend(piece.tokens)
             n_new, n_again = turn.sequence.note_read(piece.start, len(turn.cells.tokens))
             turn.n_prompt += n_new
+            turn.n_reread += n_again
             self.stats.prompt_tokens += n_new
             self.stats.reread_tokens += n_again
             if piece.wants_logits:
@@ -398,4 +400,13 @@ def _report(
         if words is not None:
             outputs.append(Output(job, words.text, words.tokens, words.logprobs))
         reports.append(LaneReport(job, turn.n_prompt, turn.n_output, outcome))
-    return StepReport(tuple(reports), tuple(outputs), tuple(endings), n_cached, first_tokens)
+    # Coming back to its slot, a job reads its last token again: that is how it goes on, no loss.
+    rereading = frozenset(turn.lane.job for turn in turns.values() if turn.n_reread > 1)
+    leaders = {
+        turn.lane.job: turn.sequence.leader.job
+        for turn in turns.values()
+        if turn.sequence.leader is not None
+    }
+    return StepReport(
+        tuple(reports), tuple(outputs), tuple(endings), n_cached, first_tokens, rereading, leaders
+    )

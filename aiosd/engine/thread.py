@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
 from aiosd.engine.base import Ending, EngineError, JobSpec, Output, Stepper, StepReport
+from aiosd.engine.spans import Note, Recorder
 from aiosd.kernel.events import Clear, Load, Move, Run, Save
 from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
 
@@ -77,6 +78,7 @@ class Progress:
     endings: tuple[Ending, ...] = ()
     first_tokens: tuple[JobId, ...] = ()
     n_cached: dict[JobId, int] = field(default_factory=dict)
+    leaders: dict[JobId, JobId] | None = None  # StepReport.leaders, if they are others now
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class EngineThread:
 
     post           is called on the engine thread with each Message; it must not block
     adapt          is called between steps, at most every half second, e.g. to choose threads
+    note           is called on the engine thread with what each slot did (spans.py)
     n_steps        steps done, a heartbeat
     busy_since_ns  when the step or command under way began (monotonic), 0 if there is none
     """
@@ -132,7 +135,10 @@ class EngineThread:
         stepper: Stepper,
         post: Callable[[Message], None],
         adapt: Callable[[], None] | None = None,
+        note: Note = lambda _spans: None,
     ) -> None:
+        self._recorder = Recorder(note)
+        self._leaders: dict[JobId, JobId] = {}  # as they were last told
         self._stepper = stepper
         self._post = post
         self._adapt = adapt
@@ -235,6 +241,8 @@ class EngineThread:
                 case Move(context, source, target):
                     slots = (source, target)
                     self._stepper.move(context, source, target)
+            if isinstance(command, Save | Clear | Load | Move):
+                self._recorder.command(command, self.busy_since_ns, time.monotonic_ns())
         except Exception:  # whatever it is, the thread must go on serving the others
             self._post(EngineDied(traceback.format_exc()))
             self._empty(slots)
@@ -250,6 +258,7 @@ class EngineThread:
 
     def _run(self, lanes: tuple[Lane, ...]) -> None:
         sums = {lane.job: _Sum(lane) for lane in lanes}
+        self._leaders = {}
         refused = [job for job in sums if job in self._refused]
         if refused:
             self._fail(sums, {job: self._refused[job] for job in refused})
@@ -265,6 +274,7 @@ class EngineThread:
             self._post(EngineDied(traceback.format_exc()))
             self._fail(sums, {job: _BUG for job, its in sums.items() if its.outcome is None})
             self._empty(tuple(lane.slot for lane in lanes))
+        self._recorder.flush()
         self._post(RunHome(tuple(lane_sum.report() for lane_sum in sums.values())))
 
     def _step(self, lanes: list[Lane], sums: dict[JobId, _Sum]) -> None:
@@ -278,15 +288,17 @@ class EngineThread:
                 self._adapt = None
         report: StepReport = self._stepper.step(lanes)
         self.n_steps += 1
+        self._recorder.step(lanes, report, now_ns, time.monotonic_ns())
+        leaders, self._leaders = self._leaders, report.leaders
+        has_new_leaders = leaders != report.leaders
         for lane in report.lanes:
             lane_sum = sums[lane.job]
             lane_sum.n_prompt += lane.n_prompt
             lane_sum.n_output += lane.n_output
             lane_sum.outcome = lane.outcome
-        if report.outputs or report.endings or report.first_tokens or report.n_cached:
-            self._post(
-                Progress(report.outputs, report.endings, report.first_tokens, report.n_cached)
-            )
+        news = (report.outputs, report.endings, report.first_tokens, report.n_cached)
+        if any(news) or has_new_leaders:
+            self._post(Progress(*news, report.leaders if has_new_leaders else None))
 
     def _fail(self, sums: dict[JobId, _Sum], errors: dict[JobId, str]) -> None:
         for job in errors:

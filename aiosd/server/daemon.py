@@ -22,6 +22,7 @@ from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate
 from aiosd.engine.engine import Engine
 from aiosd.engine.snapshot_files import SnapshotFiles
+from aiosd.engine.spans import Span
 from aiosd.engine.thread import EngineThread, Message
 from aiosd.engine.threads import ThreadAdapter
 from aiosd.kernel import events as ev
@@ -98,7 +99,7 @@ class Daemon:
             prefill_tokens=config.prefill_tokens,
         )
         adapt = ThreadAdapter(self.engine.set_threads, config.n_threads)
-        self.thread = EngineThread(self.engine, self._post_from_engine, adapt)
+        self.thread = EngineThread(self.engine, self._post_from_engine, adapt, self._note_spans)
         self.driver = Driver(
             Kernel(info.n_slots, config.n_lanes, config.policy, config.quantum),
             self.thread,
@@ -345,6 +346,11 @@ class Daemon:
         """Called on the engine thread."""
         with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
             self.loop.call_soon_threadsafe(self.driver.from_engine, message)
+
+    def _note_spans(self, spans: tuple[Span, ...]) -> None:
+        """Called on the engine thread."""
+        with contextlib.suppress(RuntimeError):  # likewise
+            self.loop.call_soon_threadsafe(self.driver.timeline.add, spans)
 
     def _facts(self) -> dict[str, object]:
         info, config = self.model.info, self.config

@@ -242,11 +242,46 @@ STATUS = {
     "cores": [CORE], "rss_bytes": 268435456,
 }  # fmt: skip
 
+
+def _slice(name: str, slot: int, ts: int, dur: int, **args: Any) -> dict[str, Any]:
+    category = "stay" if name == args["agent"] else name
+    who = {"uid": UID, **args}
+    return {
+        "name": name, "cat": category, "ph": "X", "ts": ts, "dur": dur, "pid": 1, "tid": slot,
+        "args": who,
+    }  # fmt: skip
+
+
+TRACE: dict[str, Any] = {
+    "traceEvents": [
+        {"name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": {"name": "aiosd"}},
+        {"name": "lanes in use", "ph": "C", "ts": 1_000_000, "pid": 1, "args": {"lanes": 1.5}},
+        _slice("alice", 0, 1_000_000, 800_000, agent="alice", prompt_tokens=30, output_tokens=9),
+        _slice(
+            "prefill", 0, 1_000_000, 300_000,
+            agent="alice", job="j1", prompt_tokens=30, output_tokens=1,
+        ),
+        _slice(
+            "decode", 0, 1_300_000, 495_000,
+            agent="alice", job="j1", prompt_tokens=0, output_tokens=8,
+        ),
+        _slice("park", 0, 1_795_000, 5_000, agent="alice"),
+        _slice("bob", 1, 1_500_000, 200_000, agent="bob", prompt_tokens=10, output_tokens=1),
+        _slice(
+            "prefill", 1, 1_500_000, 200_000,
+            agent="bob", job="j2", prompt_tokens=10, output_tokens=1,
+        ),
+    ],
+    "displayTimeUnit": "ms",
+    "otherData": {"began_us": 1_000_000, "ended_us": 2_000_000, "n_slots": 2, "n_dropped": 0},
+}  # fmt: skip
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
     "sys.describe": lambda _call: describe(),
     "sys.status": STATUS,
+    "sys.trace": TRACE,
     "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
     "llm.generate": spoken("Hello", " there", "."),
     "llm.tokenize": {"tokens": [19556, 665]},

@@ -45,6 +45,7 @@ with RawPeer({socket!r}, agent={agent!r}) as peer:
         "agent": ask("agent.info", agent="owner"),
         "policy": ask("sys.policy", quantum_tokens=3),
         "count": ask("sys.status")["agents"],
+        "trace": ask("sys.trace", seconds=3600)["traceEvents"],
         "kill": ask("agent.kill", agent="owner"),
     }}))
 """
@@ -75,6 +76,7 @@ def test_another_uid_finds_nothing(start: Start) -> None:
             parent.chmod(0o755)
     with RawPeer(daemon.socket, agent="owner") as owner:
         created: Any = owner.ask("context.create", system="A secret.").result
+        owner.ask("llm.generate", prompt="A secret", max_tokens=2)
         seen = as_stranger(daemon.socket, created["context"], agent="owner")
         assert {seen[k] for k in ("info", "read", "append", "generate", "delete")} == {"not_found"}
         assert seen["contexts"] == []
@@ -84,5 +86,6 @@ def test_another_uid_finds_nothing(start: Start) -> None:
         assert seen["kill"] == {}  # and that was itself, too
         assert seen["policy"] == "denied"
         assert seen["count"] == 1
+        assert {event["ph"] for event in seen["trace"]} <= {"M", "C"}  # rows, and the total load
         read: Any = owner.ask("context.read", context=created["context"]).result
         assert read["messages"] == [{"role": "system", "content": "A secret."}]

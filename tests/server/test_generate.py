@@ -435,11 +435,20 @@ def test_a_trace_has_a_row_per_slot_and_says_what_each_lane_did(
 ) -> None:
     reply = generate(peer, prompt="Trace me", ignore_eos=True)
     trace = ok(peer.ask("sys.trace", seconds=60))
-    mine = [e for e in trace["traceEvents"] if e["args"]["job"] == reply["job"]]
+    mine = [e for e in trace["traceEvents"] if e["args"].get("job") == reply["job"]]
+    assert [event["name"] for event in mine][:2] == ["prefill", "decode"]
+    assert sum(event["args"]["prompt_tokens"] for event in mine) == len("Trace me")
     assert sum(event["args"]["output_tokens"] for event in mine) == 12
-    assert {(event["ph"], event["name"]) for event in mine} == {("X", "tester")}
+    assert {(event["ph"], event["args"]["agent"]) for event in mine} == {("X", "tester")}
     assert all(0 <= event["tid"] < 4 and event["dur"] >= 0 for event in mine)
-    assert ok(peer.ask("sys.trace", seconds=0))["traceEvents"] == []
+    context = mine[0]["args"]["context"]
+    [stay] = [e for e in trace["traceEvents"] if e.get("cat") == "stay"
+              and e["args"]["context"] == context]  # fmt: skip
+    assert (stay["name"], stay["args"]["output_tokens"]) == ("tester", 12)
+    rows = [e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"]
+    assert rows == ["slot 0", "slot 1", "slot 2", "slot 3"]
+    nothing = ok(peer.ask("sys.trace", seconds=0))["traceEvents"]
+    assert {event["ph"] for event in nothing} == {"M"}
 
 
 def test_models_lists_the_loaded_one(peer: RawPeer, daemon: Daemon) -> None:

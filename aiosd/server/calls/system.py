@@ -18,7 +18,7 @@ from aios_sdk.syscalls import PROTOCOL_VERSION, describe
 from aiosd import __version__
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobState
-from aiosd.server import metrics
+from aiosd.server import metrics, trace
 from aiosd.server.calls.base import Result
 from aiosd.services import access
 from aiosd.services.access import Target
@@ -130,30 +130,22 @@ class System:
     def sys_metrics(self, call: Call) -> Result:
         return {"text": metrics.exposition(self._d)}
 
-    def sys_trace(self, call: Call) -> Result:
-        since_ns = time.monotonic_ns() - int(call.params["seconds"] * 1e9)
-        events = [
-            {
-                "name": lane.agent.name,
-                "cat": "run",
-                "ph": "X",
-                "ts": run.began_ns // 1000,
-                "dur": (run.ended_ns - run.began_ns) // 1000,
-                "pid": os.getpid(),
-                "tid": lane.slot,
-                "args": {
-                    "job": lane.job,
-                    "context": lane.context,
-                    "prompt_tokens": lane.n_prompt,
-                    "output_tokens": lane.n_output,
-                },
-            }
-            for run in self._d.driver.timeline
-            if run.ended_ns >= since_ns
-            for lane in run.lanes
-            if access.may_see(lane.agent, call.subject)
-        ]
-        return {"traceEvents": events, "displayTimeUnit": "ms"}
+    async def sys_trace(self, call: Call) -> Result:
+        now_ns = time.monotonic_ns()
+        began_ns = now_ns - int(call.params["seconds"] * 1e9)
+        timeline = self._d.driver.timeline.since(began_ns)
+        subject = call.subject
+
+        def made() -> Result:  # thousands of events: not on the loop
+            return trace.chrome_trace(
+                timeline,
+                lambda owner: access.may_see(owner, subject),
+                n_slots=self._d.model.info.n_slots,
+                began_ns=began_ns,
+                ended_ns=now_ns,
+            )
+
+        return await self._d.in_worker(made)
 
     async def sys_backup(self, call: Call) -> Result:
         path = Path(call.params["path"])

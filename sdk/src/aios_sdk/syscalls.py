@@ -280,9 +280,9 @@ TABLE: dict[str, Syscall] = {
         ),
         _syscall(
             "sys.trace",
-            "the scheduler's recent timeline in Chrome's trace-event form, a row per slot; "
-            "of the caller's uid, of all for an admin",
-            _result(traceEvents=_many(AnyMap()), displayTimeUnit=TEXT),
+            "what the slots did lately, in Chrome's trace-event form, a row per slot: the work of "
+            "the caller's uid (an admin: of all), and how many lanes there were in total",
+            _result(traceEvents=_many(AnyMap()), displayTimeUnit=TEXT, otherData_=_result()),
             Param("seconds", Float(0, 86_400), "how far back", default=60.0),
             is_repeatable=True,
         ),
