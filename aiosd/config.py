@@ -7,9 +7,7 @@ Rule 2: every field of Config says what it is for; docs/CONFIG.md is made from h
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,31 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from aios_sdk.paths import default_socket
+from aiosd.access_config import Access
+from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
+from aiosd.settings import key as _key
+from aiosd.settings import reference as _reference
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
-
-
-class ConfigError(Exception):
-    """A configuration nobody can serve; str() says which key, what value and what is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a key may hold, and what a person should know of it."""
-
-    summary: str
-    low: int | float | None = None
-    high: int | float | None = None
-    choices: tuple[str, ...] = ()
-    is_bytes: bool = False
-    is_path: bool = False
-    metavar: str = ""
-    default_text: str = ""  # where the default is worked out at start
-    reloads: bool = False  # SIGHUP puts a new value into force; the others need a restart
-
-
-def _key(default: Any, summary: str, **bounds: Any) -> Any:
-    return field(default=default, metadata={"bounds": Bounds(summary, **bounds)})
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "TABLES",
+    "Access",
+    "Bounds",
+    "Config",
+    "ConfigError",
+    "Limits",
+    "keys",
+    "load",
+    "parse_bytes",
+    "reference",
+    "to_toml",
+]
 
 
 def _data_home() -> Path:
@@ -286,6 +280,7 @@ class Config:
         choices=("auto", "console", "json"),
     )
     limits: Limits = field(default_factory=Limits)
+    access: Access = field(default_factory=Access)
 
     @property
     def n_lanes(self) -> int:
@@ -298,22 +293,8 @@ class Config:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-_SUFFIXES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024**4}
-
-
-def parse_bytes(text: str) -> int:
-    """``"512M"``, ``"1.5GiB"``, ``"4096"`` -> bytes.  ConfigError if it is none of these."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
-    if not match:
-        raise ConfigError(f"{text!r} is not a size; write a number of bytes, or 512M, 2G")
-    return int(float(match[1]) * _SUFFIXES[match[2].lower()])
-
-
-def keys(of: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], Bounds]]:
-    """The settable keys of Config or Limits, in order."""
-    return {
-        f.name: (f, f.metadata["bounds"]) for f in dataclasses.fields(of) if "bounds" in f.metadata
-    }
+TABLES: dict[str, type[Any]] = {"limits": Limits, "access": Access}
+"""The tables beside the first one, each the field of Config of that name."""
 
 
 def load(file: str | None, flags: Mapping[str, Any]) -> Config:
@@ -326,13 +307,15 @@ def load(file: str | None, flags: Mapping[str, Any]) -> Config:
     if file is not None:
         table = _read(Path(file))
     where = f"{file}: " if file else ""
-    limits_table = table.pop("limits", {})
-    if not isinstance(limits_table, dict):
-        raise ConfigError(f"{where}limits is {limits_table!r}, expected a table [limits]")
-    limits = Limits(**_checked(Limits, limits_table, f"{where}limits."))
-    values = _checked(Config, table, where)
-    values.update(_checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
-    config = Config(limits=limits, **values)
+    tables = {}
+    for name, of in TABLES.items():
+        part = table.pop(name, {})
+        if not isinstance(part, dict):
+            raise ConfigError(f"{where}{name} is {part!r}, expected a table [{name}]")
+        tables[name] = of(**checked(of, part, f"{where}{name}."))
+    values = checked(Config, table, where)
+    values.update(checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
+    config = Config(**tables, **values)
     if config.lanes > config.slots:
         raise ConfigError(f"lanes is {config.lanes}, limit is the number of slots, {config.slots}")
     return dataclasses.replace(
@@ -356,54 +339,14 @@ def _read(path: Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in table.items()}
 
 
-def _checked(of: type[Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    known = keys(of)
-    checked = {}
-    for key, value in table.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{where}{key}: no such key{hint}")
-        f, bounds = known[key]
-        checked[key] = _check(f"{where}{key}", value, f.type, bounds)
-    return checked
-
-
-def _check(name: str, value: Any, type_name: Any, bounds: Bounds) -> Any:
-    if bounds.is_bytes and isinstance(value, str):
-        value = parse_bytes(value)
-    if type_name == "int":
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ConfigError(f"{name} is {value!r}, expected a whole number")
-        if bounds.low is not None and value < bounds.low:
-            raise ConfigError(f"{name} is {value}, the least is {bounds.low}")
-        if bounds.high is not None and value > bounds.high:
-            raise ConfigError(f"{name} is {value}, the limit is {bounds.high}")
-        return value
-    if not isinstance(value, str):
-        raise ConfigError(f"{name} is {value!r}, expected text in quotes")
-    if "\0" in value:
-        raise ConfigError(f"{name} holds a NUL character")
-    if bounds.choices and value not in bounds.choices:
-        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(bounds.choices)}")
-    return value
-
-
 def to_toml(config: Config) -> str:
     """What is in force, as a TOML file that load() reads back to the same Config."""
-    lines = [f"{key} = {_toml(getattr(config, key), key)}" for key in keys(Config)]
-    lines += ["", "[limits]"]
-    lines += [f"{key} = {_toml(getattr(config.limits, key), key)}" for key in keys(Limits)]
+    lines = [f"{key} = {toml(getattr(config, key), key)}" for key in keys(Config)]
+    for name, of in TABLES.items():
+        table = getattr(config, name)
+        lines += ["", f"[{name}]"]
+        lines += [f"{key} = {toml(getattr(table, key), key)}" for key in keys(of)]
     return "\n".join(lines) + "\n"
-
-
-def _toml(value: Any, key: str) -> str:
-    if key == "socket_mode":
-        return f"0o{value:03o}"
-    if isinstance(value, int):
-        return str(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def reference() -> str:
@@ -418,22 +361,7 @@ def reference() -> str:
         "into force; for the others it says that they need a restart.",
         "",
     ]
-    for title, of in (("## Keys", Config), ("## [limits]", Limits)):
-        out += [
-            title,
-            "",
-            "| key | default | allowed | reload | meaning |",
-            "|---|---|---|---|---|",
-        ]
-        for key, (f, b) in keys(of).items():
-            default = b.default_text or _toml(f.default, key)
-            if b.choices:
-                allowed = ", ".join(f"`{c}`" for c in b.choices)
-            elif b.low is not None:
-                allowed = f"{b.low} to {b.high}" + (" bytes" if b.is_bytes else "")
-            else:
-                allowed = "a path" if b.is_path else "text"
-            reload = "live" if b.reloads else "restart"
-            out.append(f"| `{key}` | `{default}` | {allowed} | {reload} | {b.summary} |")
-        out.append("")
+    out += [*_reference("## Keys", Config), ""]
+    for name, of in TABLES.items():
+        out += [*_reference(f"## [{name}]", of), ""]
     return "\n".join(out)

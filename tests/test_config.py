@@ -35,6 +35,18 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path: Path) -> Non
         ("[limits]\nhello = 1", "limits.hello: no such key, did you mean hello_s?"),
         ("limits = 3", "limits is 3, expected a table [limits]"),
         ("slots = ", "Invalid value"),
+        ("access = 3", "access is 3, expected a table [access]"),
+        ("[access]\nrights = 'llm'", "access.rights is 'llm', expected a list of texts"),
+        ("[access]\nrights = ['root']", "access.rights[0] is 'root', expected one of llm, "),
+        ("[access.groups.a]\nmod = 'read'", "access.groups.a.mod: no such key, did you mean mode?"),
+        ("[access.groups.'a b']\n", "access.groups: the name 'a b' isn't like"),
+        ("[access.groups]\na = 1", "access.groups.a is 1, expected a table"),
+        ("[[access.confirm]]\nown = 1", "access.confirm[0].own is 1, expected true or false"),
+        (
+            "[[access.confirm]]\nacts = ['see']",
+            "access.confirm[0].acts[0] is 'see', expected one of",
+        ),
+        ("[access.confirm]\nown = true", "expected a list of tables"),
     ],
 )
 def test_a_bad_file_is_refused_with_words(tmp_path: Path, text: str, words: str) -> None:
@@ -69,6 +81,34 @@ def test_what_check_config_prints_reads_back_to_the_same(tmp_path: Path) -> None
     file = tmp_path / "out.toml"
     file.write_text(config.to_toml(given))
     assert config.load(str(file), {}) == given
+
+
+def test_tables_in_tables_are_read_and_written_back(tmp_path: Path) -> None:
+    file = tmp_path / "aiosd.toml"
+    file.write_text(
+        """
+        [access]
+        operators = ["aiosctl", "me"]
+        [access.agents."1000:bot-*"]
+        without = ["tool"]
+        [access.groups.team]
+        uid = 1000
+        members = ["alice", "bob"]
+        mode = "write"
+        [[access.confirm]]
+        agent = "@team"
+        acts = ["delete"]
+        name = "docs/*"
+        own = true
+        """
+    )
+    got = config.load(str(file), {})
+    assert got.access.operators == ("aiosctl", "me")
+    assert got.access.agents["1000:bot-*"].without == ("tool",)
+    assert got.access.fixed_groups()[1000, "team"].members == {"alice", "bob"}
+    assert got.access.confirm[0].rule().acts == {"delete"}
+    file.write_text(config.to_toml(got))
+    assert config.load(str(file), {}) == got
 
 
 def test_the_reference_page_is_what_the_code_says() -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from aios_sdk import wire
 from aiosd import logs
-from aiosd.config import Config, ConfigError, Limits, keys
+from aiosd.config import TABLES, Config, ConfigError, keys
 from aiosd.kernel import events as ev
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ class Change:
 
 def compare(old: Config, new: Config) -> Change:
     """old with the values of new where a key can be reloaded; both kinds of changed keys."""
-    limits, limits_applied, limits_refused = _merge(Limits, old.limits, new.limits)
     values, applied, refused = _merge(Config, old, new)
-    return Change(
-        dataclasses.replace(old, limits=dataclasses.replace(old.limits, **limits), **values),
-        (*applied, *(f"limits.{key}" for key in limits_applied)),
-        (*refused, *(f"limits.{key}" for key in limits_refused)),
-    )
+    for name, of in TABLES.items():
+        table = getattr(old, name)
+        changed, table_applied, table_refused = _merge(of, table, getattr(new, name))
+        values[name] = dataclasses.replace(table, **changed)
+        applied += [f"{name}.{key}" for key in table_applied]
+        refused += [f"{name}.{key}" for key in table_refused]
+    return Change(dataclasses.replace(old, **values), tuple(applied), tuple(refused))
 
 
 def _merge(of: type[Any], old: Any, new: Any) -> tuple[dict[str, Any], list[str], list[str]]:
