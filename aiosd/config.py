@@ -164,6 +164,12 @@ class Limits:
     max_tokens: int = _key(
         65536, "The largest max_tokens of one call.", low=1, high=10**7, reloads=True
     )
+    event_streams_per_uid: int = _key(
+        16, "Streams of sys.events of one uid; past it `quota_exceeded`.", low=0, high=65536
+    )
+    events_waiting: int = _key(
+        1024, "Events kept for a stream that isn't read; past it they are lost.", low=1, high=10**6
+    )
     journal_events: int = _key(10_000, "Scheduler events kept for a bug report.", low=0, high=10**7)
 
 

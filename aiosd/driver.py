@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -66,6 +67,15 @@ class JobRecord:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     ending: Ending | None = None
     n_cached: int = 0
+    spoke_ns: int = 0  # when its last words came
+
+
+class Observer(Protocol):
+    """Is told, on the loop, what happens to jobs; it must be quick and not call the driver."""
+
+    def job_changed(self, record: JobRecord, state: str, *, is_parked: bool) -> None: ...
+    def tokens_came(self, n_tokens: int, since_ns: int) -> None: ...
+    def job_ended(self, record: JobRecord, result: JobResult) -> None: ...
 
 
 class Driver:
@@ -79,6 +89,7 @@ class Driver:
         journal_events: int,
         jobs_per_uid: int,
         max_jobs: int,
+        observer: Observer | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.kernel = kernel
@@ -88,6 +99,7 @@ class Driver:
         self._agents: dict[ContextId, AgentId] = {}  # of contexts that had a job
         self.timeline = Timeline(journal_events, self._agents)
         self._engine = engine
+        self._observer = observer
         self._clock_ns = clock_ns
         self._jobs_per_uid = jobs_per_uid
         self._max_jobs = max_jobs
@@ -183,6 +195,11 @@ class Driver:
             record.texts.append(output.text)
             record.tokens.extend(output.tokens)
             record.logprobs.extend(output.logprobs)
+            if self._observer is not None and output.tokens:
+                now_ns = self._clock_ns()
+                if record.spoke_ns:
+                    self._observer.tokens_came(len(output.tokens), now_ns - record.spoke_ns)
+                record.spoke_ns = now_ns
             if record.on_output is not None:
                 record.on_output(output)
 
@@ -209,6 +226,9 @@ class Driver:
                 self._engine.interrupt()
             case ev.Tell(job=job, state=state, position=position):
                 record = self.jobs[job]
+                if self._observer is not None:
+                    is_parked = self.kernel.jobs[job].is_parked
+                    self._observer.job_changed(record, state, is_parked=is_parked)
                 if record.on_state is not None:
                     record.on_state(state, position)
             case ev.Finish(job=job, outcome=outcome, cost=cost):
@@ -223,15 +243,16 @@ class Driver:
         if record.is_open:
             self._engine.put(Close(job))
         self._mean_job_ms += 0.1 * (cost.total_ns / 1e6 - self._mean_job_ms)
+        result = JobResult(
+            outcome=outcome,
+            ending=record.ending,
+            text="".join(record.texts),
+            tokens=record.tokens,
+            logprobs=tuple(record.logprobs),
+            n_cached=record.n_cached,
+            cost=cost,
+        )
+        if self._observer is not None:
+            self._observer.job_ended(record, result)
         if not record.done.done():
-            record.done.set_result(
-                JobResult(
-                    outcome=outcome,
-                    ending=record.ending,
-                    text="".join(record.texts),
-                    tokens=record.tokens,
-                    logprobs=tuple(record.logprobs),
-                    n_cached=record.n_cached,
-                    cost=cost,
-                )
-            )
+            record.done.set_result(result)

@@ -24,7 +24,8 @@ class _Writer:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lines: queue.Queue[str | None] = queue.Queue(MAX_LINES)
-        self._n_dropped = 0
+        self.n_dropped = 0
+        self._n_untold = 0  # of them, those the log doesn't say yet
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._thread.start()
 
@@ -32,7 +33,8 @@ class _Writer:
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self._n_dropped += 1
+            self.n_dropped += 1
+            self._n_untold += 1
 
     debug = info = warning = error = critical = exception = msg
 
@@ -46,9 +48,9 @@ class _Writer:
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
-            if self._n_dropped and self._lines.qsize() < MAX_LINES // 2:
-                line = f"{line}\n({self._n_dropped} log lines were dropped: nobody read them)"
-                self._n_dropped = 0
+            if self._n_untold and self._lines.qsize() < MAX_LINES // 2:
+                line = f"{line}\n({self._n_untold} log lines were dropped: nobody read them)"
+                self._n_untold = 0
             try:
                 self._stream.write(line + "\n")
                 if self._lines.empty():
@@ -103,6 +105,11 @@ def configure(level: str, form: str) -> None:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
+
+
+def n_dropped() -> int:
+    """Lines dropped so far because nobody took them."""
+    return _writer.n_dropped if _writer is not None else 0
 
 
 def flush(timeout_s: float = 1.0) -> None:

@@ -126,6 +126,7 @@ class EngineThread:
     post           is called on the engine thread with each Message; it must not block
     adapt          is called between steps, at most every half second, e.g. to choose threads
     note           is called on the engine thread with what each slot did (spans.py)
+    on_step        is called after each step with the nanoseconds it took; it must not block
     n_steps        steps done, a heartbeat
     busy_since_ns  when the step or command under way began (monotonic), 0 if there is none
     """
@@ -136,12 +137,14 @@ class EngineThread:
         post: Callable[[Message], None],
         adapt: Callable[[], None] | None = None,
         note: Note = lambda _spans: None,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         self._recorder = Recorder(note)
         self._leaders: dict[JobId, JobId] = {}  # as they were last told
         self._stepper = stepper
         self._post = post
         self._adapt = adapt
+        self._on_step = on_step
         self._adapted_ns = 0
         self._inbox: SimpleQueue[Command] = SimpleQueue()
         self._refused: dict[JobId, str] = {}  # jobs that couldn't be opened, and why
@@ -286,11 +289,14 @@ class EngineThread:
             except Exception:  # a bug in the tuning is no reason to fail anyone's job
                 self._post(EngineDied(traceback.format_exc()))
                 self._adapt = None
+        began_ns = time.monotonic_ns()
         report: StepReport = self._stepper.step(lanes)
         self.n_steps += 1
         self._recorder.step(lanes, report, now_ns, time.monotonic_ns())
         leaders, self._leaders = self._leaders, report.leaders
         has_new_leaders = leaders != report.leaders
+        if self._on_step is not None:
+            self._on_step(time.monotonic_ns() - began_ns)
         for lane in report.lanes:
             lane_sum = sums[lane.job]
             lane_sum.n_prompt += lane.n_prompt

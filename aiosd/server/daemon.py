@@ -32,10 +32,12 @@ from aiosd.server import listener, notify, reload
 from aiosd.server.access import AccessManager
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
+from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import now_ms
 from aiosd.server.prompts import Prompter
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
+from aiosd.server.telemetry import Telemetry
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
 from aiosd.services.agents import AgentRegistry
@@ -99,13 +101,23 @@ class Daemon:
             prefill_tokens=config.prefill_tokens,
         )
         adapt = ThreadAdapter(self.engine.set_threads, config.n_threads)
-        self.thread = EngineThread(self.engine, self._post_from_engine, adapt, self._note_spans)
+        self.telemetry = Telemetry(
+            now_ms, config.limits.events_waiting, config.limits.event_streams_per_uid
+        )
+        self.thread = EngineThread(
+            self.engine,
+            self._post_from_engine,
+            adapt,
+            self._note_spans,
+            self.telemetry.figures.step_done,
+        )
         self.driver = Driver(
             Kernel(info.n_slots, config.n_lanes, config.policy, config.quantum),
             self.thread,
             journal_events=config.limits.journal_events,
             jobs_per_uid=config.limits.jobs_per_uid,
             max_jobs=config.limits.jobs,
+            observer=self.telemetry,
         )
         self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
@@ -127,6 +139,7 @@ class Daemon:
                 await self.search.start()
                 searching = self.tasks.create_task(self.search.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
+                lag = self.tasks.create_task(self._watch_lag())
                 await self.detached.resume()
                 servers = [await self._listen(endpoint) for endpoint in self.endpoints]
                 log.info(
@@ -141,7 +154,7 @@ class Daemon:
                 self.notifier.ready(self._status())
                 await self._stop.wait()
                 self.is_stopping = True
-                log.info("stopping", jobs=len(self.driver.jobs))
+                self.telemetry.daemon_changed("stopping", jobs=len(self.driver.jobs))
                 self.notifier.stopping("stopping: calls end, contexts are parked")
                 for server, endpoint in zip(servers, self.endpoints, strict=True):
                     server.close()
@@ -149,6 +162,7 @@ class Daemon:
                 housekeeping.cancel()
                 searching.cancel()
                 watching.cancel()
+                lag.cancel()
                 await self._drain()
                 n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
                 log.info("flushed", contexts_in_files=n_files)
@@ -234,6 +248,13 @@ class Daemon:
                 log.warning("housekeeping", reason=error.message)
             await asyncio.sleep(HOUSEKEEPING_S)
 
+    async def _watch_lag(self) -> None:
+        """How much later than asked the loop comes to things."""
+        while True:
+            due_s = self.loop.time() + LAG_EVERY_S
+            await asyncio.sleep(LAG_EVERY_S)
+            self.telemetry.figures.lags_s.append(max(0.0, self.loop.time() - due_s))
+
     async def _drain(self) -> None:
         """End every call with `unavailable`, give clients a while to read it, then close."""
         sessions = [s for group in self._sessions.values() for s in group]
@@ -304,6 +325,15 @@ class Daemon:
             )
         return None
 
+    @property
+    def n_connections(self) -> int:
+        return sum(map(len, self._sessions.values()))
+
+    @property
+    def n_calls(self) -> int:
+        """Calls in flight."""
+        return sum(len(s.calls) for group in self._sessions.values() for s in group)
+
     def sessions_of(self, uid: int) -> set[Session]:
         """The open connections of a uid."""
         return self._sessions.setdefault(uid, set())
@@ -338,7 +368,7 @@ class Daemon:
         for job, record in list(self.driver.jobs.items()):
             if record.agent == agent:
                 self.driver.cancel(job, Outcome.CANCELLED)
-        log.info("agent_killed", agent=agent.name, uid=agent.uid)
+        self.telemetry.agent_killed(agent)
 
     # ------------------------------------------------------------ inside
 

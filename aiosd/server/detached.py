@@ -231,6 +231,7 @@ class DetachedJobs:
 
     async def _end(self, work: generate.Work, result: JobResult, detached: Detached) -> None:
         job, limit = work.spec.job, self._limits.detached_result_bytes
+        self._d.telemetry.detached_ended(job, work.agent, result)
         if result.outcome is Outcome.DONE:
             state, value = DONE, generate.reply(work, result)
         else:

@@ -29,6 +29,7 @@ from aiosd.driver import JobRecord, JobResult
 from aiosd.engine.base import MAX_SEED, GrammarError, JobSpec, Output, Sampling, TokenLogprob
 from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
+from aiosd.server import telemetry
 from aiosd.services import context as contexts
 from aiosd.services import saved_agents
 from aiosd.services.access import Target
@@ -93,6 +94,7 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     async with held_context(daemon, call.agent, p.get("context"), job) as context:
         work = await prepare(daemon, call.agent, p, context, job)
         result = await _await_job(daemon, call, work)
+        call.facts = telemetry.facts_of(result)
         await commit(daemon, work, result)
         if result.outcome is not Outcome.DONE:
             raise call.ended or error_of(job, result)

@@ -68,8 +68,12 @@ async def reload(daemon: Daemon, load: Callable[[], Config]) -> None:
         daemon.notifier.ready("nothing reloaded: a bug of aiosd, the log has the details")
         return
     apply(daemon, change)
-    write = log.warning if change.needs_restart else log.info
-    write("reloaded", applied=list(change.applied), needs_restart=list(change.needs_restart))
+    daemon.telemetry.daemon_changed(
+        "reloaded",
+        is_warning=bool(change.needs_restart),
+        applied=list(change.applied),
+        needs_restart=list(change.needs_restart),
+    )
     daemon.notifier.ready(_words(change))
 
 

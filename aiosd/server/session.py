@@ -61,6 +61,7 @@ class Call:
         "arrived_ns",
         "deadline",
         "ended",
+        "facts",
         "id",
         "is_gone",
         "job",
@@ -81,6 +82,7 @@ class Call:
         self.tag = request.params.get("tag")  # also before that: a cancel may follow at once
         self.arrived_ns = time.monotonic_ns()
         self.job: JobId | None = None
+        self.facts: dict[str, Any] = {}  # numbers and codes for its line in the log
         self.task: asyncio.Task[None] | None = None
         self.deadline: asyncio.TimerHandle | None = None
         self.ended: SyscallError | None = None  # why it must end before its time
@@ -137,6 +139,8 @@ class Session(asyncio.Protocol):
         self.calls: dict[int, Call] = {}
         self.transport: asyncio.Transport | None = None
         self.gone = asyncio.Event()  # the connection has ended
+        self.drained = asyncio.Event()  # it isn't stalled
+        self.drained.set()
         self._limits = daemon.config.limits
         self._decoder = wire.Decoder(daemon.wire_limits)
         self._timer: asyncio.TimerHandle | None = None
@@ -208,12 +212,14 @@ class Session(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.is_stalled = True
+        self.drained.clear()
         for call in self.calls.values():
             if call.job is not None and call.params.get("stream"):
                 self.daemon.stall(call.job, is_stalled=True)
 
     def resume_writing(self) -> None:
         self.is_stalled = False
+        self.drained.set()
         self.daemon.loop.call_soon(self._work)
         for call in self.calls.values():
             if call.job is not None and call.params.get("stream"):
@@ -242,7 +248,7 @@ class Session(asyncio.Protocol):
 
     def close_with(self, error: SyscallError) -> None:
         """One error frame, if the peer still reads, and the end of the connection."""
-        log.info("refused", session=self.id, uid=self.uid, code=error.code, reason=error.message)
+        self.daemon.telemetry.connection_refused(self, error)
         self.notify("error", {"code": error.code, "message": error.message})
         for call in list(self.calls.values()):
             call.end(Cancelled("the connection was closed"))
@@ -341,13 +347,14 @@ class Session(asyncio.Protocol):
                 result = self._begin(call, syscall.validate(request.params))
         except SyscallError as error:
             self._answer(id_, error.to_wire(), None)
-            self._log(method, time.monotonic_ns(), error.code)
+            self._ended(method, time.monotonic_ns(), error.code)
         except Exception:
             self._answer(id_, _bug(method).to_wire(), None)
+            self._ended(method, time.monotonic_ns(), "internal")
         else:
             if isinstance(result, dict):
                 self._answer(id_, None, result)
-                self._log(method, call.arrived_ns, "ok")
+                self._ended(method, call.arrived_ns, "ok")
             else:
                 self.calls[id_] = call
                 self.daemon.params_budget.take(self.uid, call.n_bytes)
@@ -419,7 +426,8 @@ class Session(asyncio.Protocol):
             self.calls.pop(call.id, None)
             self.daemon.params_budget.give_back(self.uid, call.n_bytes)
         self._answer(call.id, error.to_wire() if error else None, value)
-        self._log(call.method, call.arrived_ns, error.code if error else "ok", job=call.job)
+        facts = call.facts if call.job is None else {"job": call.job, **call.facts}
+        self._ended(call.method, call.arrived_ns, error.code if error else "ok", facts)
 
     def _answer(
         self, id_: int, error: dict[str, Any] | None, result: dict[str, Any] | None
@@ -430,18 +438,10 @@ class Session(asyncio.Protocol):
             data = wire.encode_response(id_, TooLarge(words).to_wire(), None)
         self._write(data)
 
-    def _log(self, method: str, since_ns: int, outcome: str, **more: Any) -> None:
-        write = log.debug if method in ("sys.ping", "sys.status") and outcome == "ok" else log.info
-        write(
-            "syscall",
-            name=method,
-            agent=self.agent.name if self.agent else None,
-            uid=self.uid,
-            session=self.id,
-            outcome=outcome,
-            ms=round((time.monotonic_ns() - since_ns) / 1e6, 1),
-            **more,
-        )
+    def _ended(
+        self, name: str, since_ns: int, outcome: str, facts: dict[str, Any] | None = None
+    ) -> None:
+        self.daemon.telemetry.call_ended(self, name, since_ns, outcome, facts or {})
 
 
 def _bug(method: str) -> Internal:

@@ -276,12 +276,31 @@ TRACE: dict[str, Any] = {
     "otherData": {"began_us": 1_000_000, "ended_us": 2_000_000, "n_slots": 2, "n_dropped": 0},
 }  # fmt: skip
 
+METRICS = """# HELP aiosd_connections Open connections.
+# TYPE aiosd_connections gauge
+aiosd_connections 3.0
+"""
+
+
+def happened(call: Call) -> dict[str, Any]:
+    """A stream of events that ends, as the daemon's does only when it is stopped."""
+    call.chunk(event="listening", at_ms=1_700_000_000_000)
+    call.chunk(
+        event="started", at_ms=1_700_000_001_500, uid=UID, agent="alice", job="j1", context="c1",
+        priority="normal",
+    )  # fmt: skip
+    call.chunk(event="lost", at_ms=1_700_000_002_000, lost=7)
+    return {}
+
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
     "sys.describe": lambda _call: describe(),
     "sys.status": STATUS,
     "sys.trace": TRACE,
+    "sys.metrics": {"text": METRICS},
+    "sys.events": happened,
     "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
     "llm.generate": spoken("Hello", " there", "."),
     "llm.tokenize": {"tokens": [19556, 665]},

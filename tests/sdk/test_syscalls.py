@@ -23,6 +23,7 @@ NAMES = [
     "sys.describe",
     "sys.status",
     "sys.metrics",
+    "sys.events",
     "sys.trace",
     "sys.policy",
     "sys.backup",
@@ -105,7 +106,7 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
         assert "deadline_ms" in names
         assert ("tag" in names) == (call.chunk is not None)
     streaming = [name for name, call in TABLE.items() if call.chunk is not None]
-    assert streaming == ["llm.generate", "job.attach"]
+    assert streaming == ["sys.events", "llm.generate", "job.attach"]
 
 
 # ---------------------------------------------------------------- params

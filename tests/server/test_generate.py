@@ -430,6 +430,33 @@ def test_metrics_are_in_prometheus_text_and_count(daemon: Daemon, peer: RawPeer)
     assert output_tokens() - before == 12
 
 
+def test_times_are_in_histograms_and_calls_are_counted_by_outcome(peer: RawPeer) -> None:
+    def value(name: str, /, **labels: str) -> float:
+        text = ok(peer.ask("sys.metrics"))["text"]
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        return sum(s.value for s in samples if s.name == name and s.labels == labels)
+
+    counted = {
+        "aiosd_queue_seconds_count": 1,
+        "aiosd_ttft_seconds_count": 1,
+        "aiosd_token_gap_seconds_count": 11,
+        "aiosd_step_seconds_count": 12,
+    }
+    before = {name: value(name) for name in counted}
+    n_bad = value("aiosd_syscalls_total", name="llm.generate", outcome="invalid_params")
+    n_unknown = value("aiosd_syscalls_total", name="unknown", outcome="unknown_method")
+    generate(peer, prompt="Time me", ignore_eos=True)
+    peer.ask("llm.generate", prompt=5)
+    peer.ask("made.up", x=1)
+    assert {name: value(name) - was for name, was in before.items()} == counted
+    new_bad = value("aiosd_syscalls_total", name="llm.generate", outcome="invalid_params")
+    assert new_bad - n_bad == 1
+    assert value("aiosd_syscalls_total", name="unknown", outcome="unknown_method") - n_unknown == 1
+    assert value("aiosd_lanes_used") == 0
+    assert value("aiosd_connections") >= 1
+    assert value("aiosd_calls") == 1  # the one that asks
+
+
 def test_a_trace_has_a_row_per_slot_and_says_what_each_lane_did(
     daemon: Daemon, peer: RawPeer
 ) -> None:

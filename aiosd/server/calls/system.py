@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from functools import cache
@@ -18,7 +19,7 @@ from aios_sdk.syscalls import PROTOCOL_VERSION, describe
 from aiosd import __version__
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobState
-from aiosd.server import metrics, trace
+from aiosd.server import generate, metrics, trace
 from aiosd.server.calls.base import Result
 from aiosd.services import access
 from aiosd.services.access import Target
@@ -27,6 +28,9 @@ from aiosd.services.database import DatabaseError
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
+
+
+EVENTS_AT_ONCE = 64
 
 
 class System:
@@ -127,8 +131,25 @@ class System:
             "rss_bytes": _rss_bytes(),
         }
 
-    def sys_metrics(self, call: Call) -> Result:
-        return {"text": metrics.exposition(self._d)}
+    async def sys_metrics(self, call: Call) -> Result:
+        return {"text": await metrics.exposition(self._d)}
+
+    async def sys_events(self, call: Call) -> Result:
+        """Until its caller has enough; see happenings.py for what a slow one gets."""
+        if not call.params["stream"]:
+            raise InvalidParams("sys.events only streams: give stream: true", field="stream")
+        d, session = self._d, call.session
+        happenings = d.telemetry.happenings
+        with happenings.listening(session.uid, is_admin=call.is_admin) as listener:
+            call.emit({"event": "listening", "at_ms": generate.now_ms()})
+            while True:
+                await listener.changed.wait()
+                await session.drained.wait()
+                for _ in range(EVENTS_AT_ONCE):
+                    if session.is_stalled or not (happening := listener.take(generate.now_ms())):
+                        break
+                    call.emit(happening)
+                await asyncio.sleep(0)  # others first, if there is much to tell
 
     async def sys_trace(self, call: Call) -> Result:
         now_ns = time.monotonic_ns()
@@ -184,6 +205,7 @@ class System:
                     asked.get("policy"), asked.get("quantum_tokens"), asked.get("lanes")
                 )
             )
+            self._d.telemetry.daemon_changed("policy", **self._policy())
         return self._policy()
 
     def _policy(self) -> Result:

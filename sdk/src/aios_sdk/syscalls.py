@@ -159,6 +159,20 @@ NEWS = _result(
     state=Str(choices=("queued", "running", "paused", "resumed")),
     position_=COUNT,
 )
+EVENT = _result(
+    id=COUNT,
+    tag_=Any(),
+    event=Str(max_chars=32),
+    at_ms=MS,
+    uid_=COUNT,
+    agent_=AGENT,
+    job_=ID,
+    context_=ID,
+    name_=TEXT,
+    code_=TEXT,
+    outcome_=TEXT,
+    lost_=COUNT,
+)
 CONTEXT_INFO = _result(
     context=ID,
     name_=NAME,
@@ -276,6 +290,15 @@ TABLE: dict[str, Syscall] = {
             "sys.metrics",
             "the daemon's figures in Prometheus' text format; totals, nobody's in particular",
             _result(text=TEXT),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "sys.events",
+            "what happens from now on: jobs that start, park and end, refusals, changes of the "
+            "daemon; of the caller's uid, of all for an admin; goes on until it is cancelled",
+            NOTHING,
+            STREAM,
+            chunk=EVENT,
             is_repeatable=True,
         ),
         _syscall(
