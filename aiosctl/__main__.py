@@ -21,6 +21,8 @@ ENTRIES = {
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),
     "trace": Entry("aiosctl.trace", "trace", "What the slots did, as a trace or picture.", LOOK),
+    "events": Entry("aiosctl.events", "events", "What happens, as it happens.", LOOK),
+    "metrics": Entry("aiosctl.metrics", "metrics", "The figures, for Prometheus.", LOOK),
     "ping": Entry("aiosctl.ping", "ping", "Whether the daemon answers, and how fast.", LOOK),
     "job": Entry("aiosctl.job", "job", "List, follow, end, pause and rank jobs.", MANAGE),
     "context": Entry(

@@ -16,6 +16,7 @@ from typing import Any
 
 from aios_sdk.paths import default_socket
 from aiosd.access_config import Access
+from aiosd.metrics_config import Metrics
 from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
 from aiosd.settings import key as _key
 from aiosd.settings import reference as _reference
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Limits",
+    "Metrics",
     "keys",
     "load",
     "parse_bytes",
@@ -287,6 +289,7 @@ class Config:
     )
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def n_lanes(self) -> int:
@@ -299,7 +302,7 @@ class Config:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-TABLES: dict[str, type[Any]] = {"limits": Limits, "access": Access}
+TABLES: dict[str, type[Any]] = {"limits": Limits, "access": Access, "metrics": Metrics}
 """The tables beside the first one, each the field of Config of that name."""
 
 
@@ -322,6 +325,7 @@ def load(file: str | None, flags: Mapping[str, Any]) -> Config:
     values = checked(Config, table, where)
     values.update(checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
     config = Config(**tables, **values)
+    config.metrics.address()  # ConfigError if it may not be
     if config.lanes > config.slots:
         raise ConfigError(f"lanes is {config.lanes}, limit is the number of slots, {config.slots}")
     return dataclasses.replace(

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -34,7 +34,9 @@ from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import now_ms
+from aiosd.server.metrics import FromAnotherThread
 from aiosd.server.prompts import Prompter
+from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
@@ -127,10 +129,33 @@ class Daemon:
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self.endpoints: tuple[listener.Endpoint, ...] = ()
+        self.scraper: ScrapeServer | None = None
         self._overflow_uid = _overflow_uid()
 
     async def serve(self, on_ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until stop(), then let everybody know, and leave."""
+        """Serve until stop(), then let everybody know, and leave.  ListenError: it can't."""
+        try:
+            with self._scraped():
+                await self._serve(on_ready)
+        except listener.ListenError:
+            await self.database.close()
+            raise
+
+    @contextlib.contextmanager
+    def _scraped(self) -> Iterator[None]:
+        """Figures are served over HTTP meanwhile, if they are to be."""
+        address = self.config.metrics.address()
+        if address is None:
+            yield
+            return
+        figures = FromAnotherThread(self)
+        self.scraper = ScrapeServer(address, figures, self.config.socket_mode)
+        try:
+            yield
+        finally:
+            self.scraper.close()
+
+    async def _serve(self, on_ready: Callable[[], None]) -> None:
         self.endpoints = listener.endpoints(Path(self.config.socket), self.config.socket_mode)
         self.thread.start()
         try:

@@ -290,6 +290,11 @@ def happened(call: Call) -> dict[str, Any]:
         priority="normal",
     )  # fmt: skip
     call.chunk(event="lost", at_ms=1_700_000_002_000, lost=7)
+    call.chunk(
+        event="refused", at_ms=1_700_000_003_001, uid=1001, agent="carol", name="llm.generate",
+        code="busy",
+    )  # fmt: skip
+    call.chunk(event="reloaded", at_ms=1_700_000_004_000, applied=["quantum"], needs_restart=[])
     return {}
 
 

@@ -29,7 +29,7 @@ def served(
     **flags: Any,
 ) -> Iterator[Daemon]:
     """A serving daemon; leaving the block stops it and checks that the kernel is sound."""
-    limits = flags.pop("limits", config.Limits())
+    tables = {name: flags.pop(name) for name in config.TABLES if name in flags}
     settings = config.load(
         None,
         {
@@ -40,7 +40,7 @@ def served(
             **flags,
         },
     )
-    settings = dataclasses.replace(settings, limits=limits)
+    settings = dataclasses.replace(settings, **tables)
     Path(settings.state_dir).mkdir(exist_ok=True)
     own = model or FakeModel(n_slots=settings.slots, slot_tokens=settings.slot_tokens)
     started = threading.Event()

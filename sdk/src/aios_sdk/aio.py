@@ -159,6 +159,14 @@ class AsyncClient:
         """sys.status: what the daemon is doing."""
         return await self.call("sys.status")
 
+    async def metrics(self) -> str:
+        """The daemon's figures in Prometheus' text format."""
+        return cast(str, field(await self.call("sys.metrics"), "text", str))
+
+    def events(self) -> AsyncStream:
+        """As Client.events(), an async iterator."""
+        return self.stream("sys.events")
+
     async def ping(self) -> None:
         await self.call("sys.ping")
 

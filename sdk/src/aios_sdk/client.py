@@ -164,6 +164,18 @@ class Client:
         """sys.status: what the daemon is doing."""
         return self.call("sys.status")
 
+    def metrics(self) -> str:
+        """The daemon's figures in Prometheus' text format."""
+        return cast(str, field(self.call("sys.metrics"), "text", str))
+
+    def events(self) -> Stream:
+        """What happens from now on, as maps with the keys event and at_ms and more.
+
+        The first says "listening".  It goes on until it is left; one that says "lost" tells how
+        many were missed by reading too slowly.
+        """
+        return self.stream("sys.events")
+
     def ping(self) -> None:
         self.call("sys.ping")
 
