@@ -20,6 +20,7 @@ ENTRIES = {
     "chat": Entry("aiosctl.chat", "chat", "Talk with the model, turn by turn.", TALK),
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),
+    "story": Entry("aiosctl.story", "story", "All that happened to one job.", LOOK),
     "trace": Entry("aiosctl.trace", "trace", "What the slots did, as a trace or picture.", LOOK),
     "events": Entry("aiosctl.events", "events", "What happens, as it happens.", LOOK),
     "metrics": Entry("aiosctl.metrics", "metrics", "The figures, for Prometheus.", LOOK),
@@ -36,6 +37,9 @@ ENTRIES = {
     "call": Entry("aiosctl.call", "call", "Make any syscall by its name.", OTHER),
     "completion": Entry(
         "aiosctl.completion", "completion", "Print a script that completes in your shell.", OTHER
+    ),
+    "journal": Entry(
+        "aiosctl.story", "journal", "Save the scheduler's events for a bug report.", OTHER
     ),
     "version": Entry(
         "aiosctl.version", "version", "The versions of aiosctl and the daemon.", OTHER

@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `aiosd` command."""
     args = vars(_parser().parse_args(argv))
     file, is_check = args.pop("config"), args.pop("check_config")
+    if (saved := args.pop("replay")) is not None:
+        sys.exit(_replay(Path(saved)))
     load = partial(config.load, file, args)
     try:
         settings = load()
@@ -44,6 +46,20 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = 1
     logs.flush()
     sys.exit(code)
+
+
+def _replay(path: Path) -> int:
+    """Show what a saved journal leads to; the exit code."""
+    from aiosd import replaying
+
+    try:
+        for line in replaying.told(path):
+            print(line)  # noqa: T201 - what --replay is for
+    except replaying.ReplayError as error:
+        sys.stdout.flush()
+        print(f"aiosd: {error}", file=sys.stderr)  # noqa: T201 - the last line says why
+        return 1
+    return 0
 
 
 def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
@@ -137,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "--check-config",
         action="store_true",
         help="validate, print what is in force as TOML, and exit",
+    )
+    parser.add_argument(
+        "--replay",
+        metavar="FILE",
+        help="run a journal that 'aiosctl journal' saved through the scheduler once more, "
+        "checking every invariant, and exit",
     )
     parser.add_argument("--version", action="version", version=f"aiosd {__version__}")
     return parser

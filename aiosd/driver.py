@@ -23,6 +23,7 @@ from aios_sdk.errors import Busy
 from aiosd.engine import thread
 from aiosd.engine.base import Ending, JobSpec, Output, TokenLogprob
 from aiosd.engine.thread import Close, EngineDied, EngineThread, Forget, Open, Progress, RunHome
+from aiosd.journal import Journal
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import (
@@ -94,7 +95,7 @@ class Driver:
     ) -> None:
         self.kernel = kernel
         self.jobs: dict[JobId, JobRecord] = {}
-        self.journal: deque[tuple[int, ev.Event]] = deque(maxlen=journal_events)
+        self.journal = Journal(kernel, journal_events)
         self.leaders: dict[JobId, JobId] = {}  # of the Run under way: who waits for whose reading
         self._agents: dict[ContextId, AgentId] = {}  # of contexts that had a job
         self.timeline = Timeline(journal_events, self._agents)
@@ -207,8 +208,13 @@ class Driver:
 
     def _handle(self, event: ev.Event) -> None:
         now_ns = self._clock_ns()
-        self.journal.append((now_ns, event))
-        for action in self.kernel.handle(event, now_ns):
+        try:
+            actions = self.kernel.handle(event, now_ns)
+        except Exception:  # a bug, and the journal is what shows how it came to it
+            self.journal.note(now_ns, event, None)
+            raise
+        self.journal.note(now_ns, event, actions)
+        for action in actions:
             self._carry_out(action)
 
     def _carry_out(self, action: ev.Action) -> None:

@@ -1,8 +1,8 @@
 """The journal: events as plain lists for JSON and back, and running a kernel on them again.
 
 Rule 1: decode() takes nothing on trust; what it doesn't recognise is a ValueError that shows it.
-Rule 2: a journal replays to the same actions only from its beginning: the header says how the
-kernel was made, and the first entry is the first event that kernel saw.
+Rule 2: a journal replays to the same actions only from its beginning: with a header, which says how
+the kernel was made, the first entry is the first event that kernel saw; else see checkpoint.py.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ def replay(
     header: Header, entries: Iterable[tuple[int, ev.Event]]
 ) -> Iterator[tuple[int, ev.Event, list[ev.Action]]]:
     """Each entry with the actions it led to, checking every invariant on the way."""
-    kernel = header.make_kernel()
+    return replay_on(header.make_kernel(), entries)
+
+
+def replay_on(
+    kernel: Kernel, entries: Iterable[tuple[int, ev.Event]]
+) -> Iterator[tuple[int, ev.Event, list[ev.Action]]]:
+    """The same from a kernel that has seen what came before, e.g. one of a checkpoint."""
     for now_ns, event in entries:
         actions = kernel.handle(event, now_ns)
         kernel.check()

@@ -297,6 +297,21 @@ def happened(call: Call) -> dict[str, Any]:
     call.chunk(event="reloaded", at_ms=1_700_000_004_000, applied=["quantum"], needs_restart=[])
     return {}
 
+STORY: dict[str, Any] = {
+    "job": "j1", "agent": "alice", "uid": UID, "context": "c1", "whole": True,
+    "events": [
+        {"at_us": 10_000_000, "event": "submitted", "agent": "alice", "context": "c1",
+         "priority": "normal"},
+        {"at_us": 10_000_000, "event": "told", "state": "queued", "position": 2},
+        {"at_us": 10_250_000, "event": "run", "slot": 3, "lanes": 2, "max_tokens": 16},
+        {"at_us": 11_000_000, "event": "ran", "prompt_tokens": 12, "output_tokens": 4},
+        {"at_us": 11_000_400, "event": "park", "slot": 3},
+        {"at_us": 12_000_400, "event": "dreamt", "of": "sheep"},
+        {"at_us": 12_500_000, "event": "ended", "outcome": "done", "prompt_tokens": 12,
+         "output_tokens": 4, "slices": 1, "parks": 1, "queue_ms": 250, "waited_ms": 1250,
+         "total_ms": 2500},
+    ],
+}  # fmt: skip
 
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
@@ -306,6 +321,7 @@ DEFAULTS: dict[str, Answer] = {
     "sys.trace": TRACE,
     "sys.metrics": {"text": METRICS},
     "sys.events": happened,
+    "sys.journal": {"journal": b"\x1f\x8bsaved", "events": 3},
     "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
     "llm.generate": spoken("Hello", " there", "."),
     "llm.tokenize": {"tokens": [19556, 665]},
@@ -336,6 +352,7 @@ DEFAULTS: dict[str, Answer] = {
     "context.prefetch": {"context": "c1", "residence": "slot", "cached_tokens": 52},
     "context.delete": {},
     "job.list": lambda call: {"jobs": JOBS if call.params.get("all") else []},
+    "job.story": STORY,
     "job.cancel": {},
     "job.pause": {},
     "job.resume": {},

@@ -32,7 +32,7 @@ with RawPeer({socket!r}, agent={agent!r}) as peer:
     def ask(method, **params):
         response = peer.ask(method, **params)
         return response.error["code"] if response.error else response.result
-    context, job = {context!r}, "j0000000000000000"
+    context, job = {context!r}, {job!r}
     print(json.dumps({{
         "info": ask("context.info", context=context),
         "read": ask("context.read", context=context),
@@ -45,16 +45,17 @@ with RawPeer({socket!r}, agent={agent!r}) as peer:
         "agent": ask("agent.info", agent="owner"),
         "policy": ask("sys.policy", quantum_tokens=3),
         "count": ask("sys.status")["agents"],
+        "story": ask("job.story", job=job),
         "trace": ask("sys.trace", seconds=3600)["traceEvents"],
         "kill": ask("agent.kill", agent="owner"),
     }}))
 """
 
 
-def as_stranger(socket: str, context: str, agent: str) -> Any:
+def as_stranger(socket: str, context: str, agent: str, job: str) -> Any:
     paths = [p for p in sys.path if p] + [str(Path(__file__).parents[2])]
     script = textwrap.dedent(STRANGER).format(
-        paths=paths, socket=socket, agent=agent, context=context
+        paths=paths, socket=socket, agent=agent, context=context, job=job
     )
     done = subprocess.run(
         # The second user may not be able to read this Python: it imports first, then changes.
@@ -76,11 +77,12 @@ def test_another_uid_finds_nothing(start: Start) -> None:
             parent.chmod(0o755)
     with RawPeer(daemon.socket, agent="owner") as owner:
         created: Any = owner.ask("context.create", system="A secret.").result
-        owner.ask("llm.generate", prompt="A secret", max_tokens=2)
-        seen = as_stranger(daemon.socket, created["context"], agent="owner")
+        reply: Any = owner.ask("llm.generate", prompt="A secret", max_tokens=2).result
+        seen = as_stranger(daemon.socket, created["context"], "owner", reply["job"])
         assert {seen[k] for k in ("info", "read", "append", "generate", "delete")} == {"not_found"}
         assert seen["contexts"] == []
         assert seen["jobs"] == []
+        assert seen["story"] == "not_found"
         assert seen["agents"] == ["owner"]  # itself: the same name under its own uid
         assert seen["agent"]["contexts"] == 0
         assert seen["kill"] == {}  # and that was itself, too

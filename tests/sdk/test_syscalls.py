@@ -25,6 +25,7 @@ NAMES = [
     "sys.metrics",
     "sys.events",
     "sys.trace",
+    "sys.journal",
     "sys.policy",
     "sys.backup",
     "llm.generate",
@@ -44,6 +45,7 @@ NAMES = [
     "context.prefetch",
     "context.delete",
     "job.list",
+    "job.story",
     "job.cancel",
     "job.pause",
     "job.resume",
@@ -73,6 +75,7 @@ def test_rights_follow_the_family() -> None:
         "agent": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
+        "sys.journal",
         "sys.backup",
         "model.add",
         "model.remove",
@@ -127,6 +130,7 @@ VALID: dict[str, dict[str, object]] = {
     "sys.backup": {"path": "/b"},
     "model.add": {"path": "/m.gguf"},
     "model.remove": {"name": "m"},
+    "job.story": {"job": "j"},
     "job.cancel": {"job": "j"},
     "job.pause": {"job": "j"},
     "job.resume": {"job": "j"},

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from aios_sdk.errors import (
     NotFound,
 )
+from aiosd import story
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import JobId, Outcome, Priority
+from aiosd.server import generate
 from aiosd.server.calls.base import Result
 from aiosd.services import access
 from aiosd.services.access import Target
@@ -45,6 +47,32 @@ class Jobs:
                 if record.agent == call.agent
                 or (wants_all and access.may_see(record.agent, call.subject))
             ]
+        }
+
+    async def job_story(self, call: Call) -> Result:
+        job, driver = JobId(call.params["job"]), self._d.driver
+        entries = driver.journal.entries()
+        known = driver.journal.base.jobs.get(job) or driver.kernel.jobs.get(job)
+        begun = None if known is None else story.Subject(job, known.agent, known.context)
+
+        def told() -> tuple[story.Subject | None, list[story.Moment]]:  # of thousands of events
+            subject = begun or story.subject_of(job, entries)
+            return subject, [] if subject is None else story.story(subject, entries)
+
+        subject, moments = await self._d.in_worker(told)
+        if subject is None or not access.may_see(subject.agent, call.subject):
+            raise NotFound(f"no job {job!r} in the journal", job=job)
+        behind_ns = generate.now_ms() * 10**6 - time.monotonic_ns()
+        return {
+            "job": job,
+            "agent": subject.agent.name,
+            "uid": subject.agent.uid,
+            "context": subject.context,
+            "whole": bool(moments) and moments[0].event == "submitted",
+            "events": [
+                {"at_us": (m.now_ns + behind_ns) // 1000, "event": m.event, **m.details}
+                for m in moments[-story.MAX_EVENTS :]
+            ],
         }
 
     def job_cancel(self, call: Call) -> Result:

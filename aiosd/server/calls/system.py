@@ -13,10 +13,11 @@ from aios_sdk.errors import (
     Exists,
     InvalidParams,
     ProtocolError,
+    TooLarge,
     Unavailable,
 )
 from aios_sdk.syscalls import PROTOCOL_VERSION, describe
-from aiosd import __version__
+from aiosd import __version__, journal
 from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobState
 from aiosd.server import generate, metrics, trace
@@ -167,6 +168,20 @@ class System:
             )
 
         return await self._d.in_worker(made)
+
+    async def sys_journal(self, call: Call) -> Result:
+        try:
+            with self._d.driver.journal.held() as (base, entries):
+                data = await self._d.in_worker(lambda: journal.save(__version__, base, entries))
+        except journal.HeldError as error:
+            raise Unavailable("the journal is being saved already; try again") from error
+        limit = self._d.config.limits.frame_bytes - 1024  # the frame has more than it
+        if len(data) > limit:
+            raise TooLarge(
+                f"the journal has {len(data)} bytes, limit is {limit}: set limits.journal_events "
+                "lower, or limits.frame_bytes higher"
+            )
+        return {"journal": data, "events": len(entries)}
 
     async def sys_backup(self, call: Call) -> Result:
         path = Path(call.params["path"])

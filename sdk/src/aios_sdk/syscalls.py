@@ -19,6 +19,7 @@ from aios_sdk.types import (
     Any,
     AnyMap,
     Bool,
+    Bytes,
     Field,
     Float,
     Int,
@@ -37,6 +38,7 @@ PROTOCOL_VERSION = 1
 # ---------------------------------------------------------------- types that several calls share
 
 MAX_TOKENS_IN_CALL = 131_072  # the longest context that models of this class are trained for
+MAX_JOURNAL_BYTES = 2**30  # far above what a frame may have
 MAX_SEED = 2**32 - 2  # llama.cpp reads 2^32 - 1 as "random"
 
 COUNT = Int(0, 2**63 - 1)
@@ -310,6 +312,13 @@ TABLE: dict[str, Syscall] = {
             is_repeatable=True,
         ),
         _syscall(
+            "sys.journal",
+            "the scheduler's last events, for a bug report; 'aiosd --replay FILE' replays them",
+            _result(journal=Bytes(MAX_JOURNAL_BYTES), events=COUNT),
+            right="admin",
+            is_repeatable=True,
+        ),
+        _syscall(
             "sys.policy",
             "the scheduler's policy; giving a param sets it, which needs the right admin",
             _result(policy=POLICY, quantum_tokens=COUNT, lanes=COUNT),
@@ -466,6 +475,20 @@ TABLE: dict[str, Syscall] = {
             "the jobs that have not ended",
             _result(jobs=_many(JOB_INFO)),
             ALL,
+            is_repeatable=True,
+        ),
+        _syscall(
+            "job.story",
+            "what happened to a job, also an ended one, as far as the journal knows it",
+            _result(
+                job=ID,
+                agent=AGENT,
+                uid=COUNT,
+                context=ID,
+                whole=Bool(),
+                events=_many(_result(at_us=COUNT, event=TEXT)),
+            ),
+            JOB,
             is_repeatable=True,
         ),
         _syscall("job.cancel", "end a job; its caller gets cancelled", NOTHING, JOB),
