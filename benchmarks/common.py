@@ -3,6 +3,7 @@
 Rule 1: a figure that counts is a ratio to a peer or a limit measured in the same run, taken in
 turns with it, since absolute figures differ from machine to machine and from hour to hour.
 Rule 2: the median of the runs is what is reported, with the lowest and the highest beside it.
+Rule 3: what is printed, and what stands in RESULTS.md, is made from the JSON, by the same report().
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from aiosd import models
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 WORK = ROOT / "out" / "bench"  # the peer's build; not in git
 MODEL_NAME = "smollm2-135m-instruct"  # what aiosd serves by default
-MODEL_FILE = "SmolLM2-135M-Instruct.Q8_0.gguf"
+
+Row = Mapping[str, Any]
+"""A row of results as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,32 @@ class Options:
     n_runs: int = 5
     is_quick: bool = False
     llama_source: Path | None = None  # an unpacked llama-cpp-python, else it is downloaded
+    url: str | None = None  # of an OpenAI-compatible server, as one more peer
+    llama_server: Path | None = None  # the program, else it is built
+    sizes: tuple[int, ...] = ()  # numbers of agents, where a benchmark has several
+    minutes: float | None = None  # of each benchmark, instead of its own limit
+
+    def rounds(self, minutes: float) -> Iterator[int]:
+        """0, 1, …: as many as runs were asked for, as long as one more fits into the minutes.
+
+        The first is always taken.
+        """
+        began_s = round_began_s = time.monotonic()
+        until_s = began_s + 60 * (minutes if self.minutes is None else self.minutes)
+        longest_s = 0.0
+        for n in range(self.n_runs):
+            if n and time.monotonic() + longest_s > until_s:
+                note(f"{n} of {self.n_runs} runs: one more would take too long")
+                return
+            round_began_s = time.monotonic()
+            yield n
+            longest_s = max(longest_s, time.monotonic() - round_began_s)
+
+
+def note(text: str) -> None:
+    """What goes on, for who watches; not part of any result."""
+    sys.stderr.write(f"benchmarks: {text}\n")
+    sys.stderr.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +82,14 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         return cls(statistics.median(values), min(values), max(values))
 
-    def __str__(self) -> str:
-        digits = 1 if self.high < 1000 else 0
-        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+def shown(spread: Mapping[str, float], factor: float = 1.0) -> str:
+    """A Spread as JSON has it, in a cell of a table."""
+    median, low, high = (spread[key] * factor for key in ("median", "low", "high"))
+    digits = 0 if high >= 1000 else 1 if high >= 10 else 2
+    if low == high:
+        return f"{median:.{digits}f}"
+    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +107,16 @@ def n_cores() -> int:
 
 
 def model_path() -> Path:
-    """The file that the daemon serves by default."""
-    found = ROOT / ".venv/share/aiosd/models" / MODEL_FILE
-    if not found.exists():
-        raise SystemExit(f"{found} is missing: run make setup first")
-    return found
+    """The file that the daemon serves by default, prepared as Q8_0."""
+    try:
+        return models.locate(models.DEFAULT.name, models.packaged_dir())
+    except models.ModelError as error:
+        raise SystemExit(f"{error}; or run make setup") from None
+
+
+def packaged_path() -> Path:
+    """The same model as it comes in its package, Q4_1."""
+    return models.packaged_source()
 
 
 def machine() -> dict[str, str | int]:
@@ -102,36 +146,47 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def save(name: str, options: Options, rows: Sequence[object]) -> None:
-    """Write results/NAME.json: machine, settings, one entry per row (a dataclass).
+def finish(
+    name: str,
+    options: Options,
+    rows: Sequence[object],
+    report: Callable[[Sequence[Row]], str],
+    n_runs: int | None = None,
+) -> None:
+    """Print the report, and write results/NAME.json: machine, runs, an entry per dataclass in rows.
 
-    Quick runs measure nothing, so they leave no results.
+    Quick runs measure nothing, so they leave no results.  n_runs: if it wasn't what was asked for.
     """
+    plain = [asdict(row) for row in rows]  # type: ignore[call-overload]  # dataclasses, all
+    print(f"\n{report(plain)}\n", flush=True)
     if options.is_quick:
         return
     RESULTS.mkdir(exist_ok=True)
-    record = {
-        "machine": machine(),
-        "runs": options.n_runs,
-        "rows": [asdict(row) for row in rows],  # type: ignore[call-overload]  # dataclasses, all
-    }
+    record = {"machine": machine(), "runs": n_runs or options.n_runs, "rows": plain}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A Markdown table, so that it can be pasted into RESULTS.md as it is."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    print(f"\n{title}\n")
+    lines = []
     for row in (head, ["-" * width for width in widths], *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("| " + " | ".join(cells) + " |")
-    print(flush=True)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def plot(
-    name: str, options: Options, *, title: str, x_label: str, y_label: str, series: Sequence[Series]
+    name: str,
+    options: Options,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    is_log: bool = True,
 ) -> None:
-    """Write results/NAME.svg: lines over a logarithmic x axis of lanes."""
+    """Write results/NAME.svg: lines over an x axis, logarithmic if it is one of lanes or agents."""
     if options.is_quick:
         return
     mpl.rcParams["svg.hashsalt"] = name  # the same figures give the same file
@@ -140,7 +195,8 @@ def plot(
     for line in series:
         axes.plot(line.x, line.y, marker="o", label=line.label)
     ticks = sorted({x for line in series for x in line.x})
-    axes.set_xscale("log", base=2)
+    if is_log:
+        axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(bottom=0)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)

@@ -9,6 +9,7 @@ decoding alone too, and doesn't sample; the daemon samples (greedily), and makes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from benchmarks.common import (
     Options,
     Series,
     Spread,
+    finish,
     model_path,
     n_cores,
     plot,
-    print_table,
-    save,
+    shown,
+    table,
 )
+from benchmarks.common import Row as JsonRow
 from benchmarks.load import JobTimes, run_jobs
 
 LANES = (1, 4, 8, 16, 32)
@@ -46,19 +49,11 @@ class Row:
 
 
 def main(options: Options) -> None:
-    program = peer.build(options)
+    program = peer.build(options, peer.BATCHED_BENCH)
     model = model_path()
     lanes = LANES[:2] if options.is_quick else LANES
     rows = [measure(program, model, n_lanes, options) for n_lanes in lanes]
-    save("decode", options, rows)
-    print_table(
-        f"Decode, tokens per second over all lanes ({MODEL_NAME}, depth {N_PROMPT} to "
-        f"{N_PROMPT + N_OUTPUT}, {rows[0].n_threads} threads)",
-        ("lanes", "aiosd", "llama-batched-bench", "ratio"),
-        [(f"{r.n_lanes}", f"{r.aiosd}", f"{r.llama_cpp}", f"{r.ratio:.3f}") for r in rows],
-    )
-    worst = min(rows, key=lambda row: row.ratio)
-    print(f"worst: {worst.ratio:.3f} at {worst.n_lanes} lanes, target {TARGET}")
+    finish("decode", options, rows, report)
     plot(
         "decode",
         options,
@@ -69,6 +64,21 @@ def main(options: Options) -> None:
             Series("llama-batched-bench", lanes, [r.llama_cpp.median for r in rows]),
             Series("aiosd, through its socket", lanes, [r.aiosd.median for r in rows]),
         ],
+    )
+
+
+def report(rows: Sequence[JsonRow]) -> str:
+    head = ("lanes", "aiosd", "llama-batched-bench", "ratio")
+    cells = [
+        (f"{r['n_lanes']}", shown(r["aiosd"]), shown(r["llama_cpp"]), f"{r['ratio']:.3f}")
+        for r in rows
+    ]
+    worst = min(rows, key=lambda row: float(row["ratio"]))
+    return (
+        f"Tokens per second over all lanes ({MODEL_NAME}, depth {N_PROMPT} to "
+        f"{N_PROMPT + N_OUTPUT}, {rows[0]['n_threads']} threads); ours through the socket, "
+        f"sampling and text included, the peer's decoding alone.\n\n{table(head, cells)}\n\n"
+        f"Worst: {worst['ratio']:.3f} at {worst['n_lanes']} lanes; the target is {TARGET}."
     )
 
 

@@ -89,6 +89,10 @@ class Agent:
         assert times.usage["output_tokens"] == n_output, times.usage
         return times
 
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Any syscall; for a streaming one generate() tells more."""
+        return await self._call(method, params, JobTimes())
+
     def close(self) -> None:
         self._writer.close()
 

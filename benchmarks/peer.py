@@ -1,23 +1,30 @@
-"""llama.cpp's own llama-batched-bench, built from the source package that aiosd's llama.cpp is of.
+"""The peers: llama.cpp's own programs, built from the source package that aiosd's llama.cpp is of.
 
-Rule: same source, same compiler flags, same model file, threads, KV types and layout as the
-daemon; what differs is only who drives it.
+Rule: same source, same compiler flags, same model file and threads as the daemon; llama-batched-
+bench has its KV types and layout too, so that what differs is only who drives it.
+
+`python -m benchmarks.peer [SOURCE]` builds them all beforehand, which takes some minutes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.common import ROOT, WORK, Options
+from benchmarks.common import ROOT, WORK, Options, note
 from scripts.setup import LLAMA, build_flags, compiler, pinned_version
 
 BUILD_LOG = WORK / "build.log"
+BATCHED_BENCH = "llama-batched-bench"
+LLAMA_SERVER = "llama-server"
+EXAMPLE_SERVER = WORK / "example-server"  # llama-cpp-python's examples/server and what it imports
+EXAMPLE_NEEDS = ("fastapi", "uvicorn", "openai", "websockets", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,26 +35,49 @@ class PeerFigures:
     decode_tokens_per_s: float
 
 
-def build(options: Options) -> Path:
+def bin_dir() -> Path:
+    """Where the build's programs and libraries are."""
+    return WORK / f"build-{pinned_version(ROOT, LLAMA)}" / "bin"
+
+
+def build(options: Options, name: str) -> Path:
     """The program; built at the first call, which takes some minutes."""
-    program = WORK / f"build-{pinned_version(ROOT, LLAMA)}" / "bin" / "llama-batched-bench"
+    program = bin_dir() / name
+    target = bin_dir().parent
     if program.exists():
         return program
     source = options.llama_source or _download()
-    print(f"building llama-batched-bench (some minutes; log in {BUILD_LOG})", flush=True)
-    target = program.parent.parent
+    print(f"building {name} (some minutes; log in {BUILD_LOG})", flush=True)
     target.mkdir(parents=True, exist_ok=True)
     env = build_flags(compiler("CXX", "g++", "c++"))
     configure = ["cmake", "-S", str(source / "vendor/llama.cpp"), "-B", str(target)]
     configure += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=ON", "-DLLAMA_BUILD_TESTS=OFF"]
-    configure += ["-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"]
-    make = ["cmake", "--build", str(target), "--target", program.name]
-    with BUILD_LOG.open("wb") as log:
+    configure += ["-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"]
+    configure += ["-DLLAMA_USE_PREBUILT_UI=OFF"]  # which would be downloaded
+    make = ["cmake", "--build", str(target), "--target", name]
+    with BUILD_LOG.open("ab") as log:
         for command in (configure, make):
             subprocess.run(
                 command, env=env, stdout=log, stderr=subprocess.STDOUT, check=True, cwd=WORK
             )
     return program
+
+
+def example_server(options: Options) -> Path | None:
+    """llama-cpp-python's own examples/server, with what it imports beside it; None if that can't
+    be had here, which is no reason to do without the others."""
+    script = EXAMPLE_SERVER / "server.py"
+    if script.exists():
+        return script
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(EXAMPLE_SERVER)]
+    try:
+        source = options.llama_source or _download()
+        subprocess.run([*install, *EXAMPLE_NEEDS], check=True)
+        shutil.copy(source / "examples" / "server" / "server.py", script)
+    except (OSError, subprocess.CalledProcessError) as error:
+        note(f"no examples/server: {error}")
+        return None
+    return script
 
 
 def _download() -> Path:
@@ -88,3 +118,14 @@ def run(
     raise RuntimeError(
         f"llama-batched-bench gave no figures, exit code {done.returncode}:\n{done.stderr[-2000:]}"
     )
+
+
+def prepare(options: Options) -> None:
+    """All there is to build and to install, before anything is measured."""
+    for name in (BATCHED_BENCH, LLAMA_SERVER):
+        print(build(options, name))
+    print(example_server(options))
+
+
+if __name__ == "__main__":
+    prepare(Options(llama_source=Path(sys.argv[1]) if sys.argv[1:] else None))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aios_sdk import Client
 from aiosd.demo.daemon import Flags, PrivateDaemon
-from benchmarks.common import Options, Spread, print_table, save
+from benchmarks.common import Options, Spread, finish, shown, table
+from benchmarks.common import Row as JsonRow
 
 N_CONTEXTS = 6
 SLOT_TOKENS = 2048
@@ -35,20 +37,24 @@ class Row:
 def main(options: Options) -> None:
     lengths = LENGTHS[:1] if options.is_quick else LENGTHS
     rows = [measure(n_tokens, options) for n_tokens in lengths]
-    save("restart", options, rows)
-    print_table(
-        f"After a restart, {N_CONTEXTS} contexts: milliseconds to ready and to the first token",
-        ("tokens", "ready", "first token, restored", "first token, read again", "ratio"),
-        [
-            (
-                f"{r.n_tokens}",
-                f"{r.ready_ms}",
-                f"{r.restored_ttft_ms}",
-                f"{r.reread_ttft_ms}",
-                f"{r.ratio:.1f}",
-            )
-            for r in rows
-        ],
+    finish("restart", options, rows, report)
+
+
+def report(rows: Sequence[JsonRow]) -> str:
+    head = ("tokens", "ready", "first token, restored", "first token, read again", "ratio")
+    cells = [
+        (
+            f"{r['n_tokens']}",
+            shown(r["ready_ms"]),
+            shown(r["restored_ttft_ms"]),
+            shown(r["reread_ttft_ms"]),
+            f"{r['ratio']:.1f}",
+        )
+        for r in rows
+    ]
+    return (
+        f"Milliseconds from the start of a daemon with {N_CONTEXTS} contexts until it answers, and "
+        f"then to a context's first token.\n\n{table(head, cells)}"
     )
 
 

@@ -16,14 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgpack
 
 from aiosd.demo.daemon import Flags, PrivateDaemon
-from benchmarks.common import Options, Spread, print_table, save
+from benchmarks.common import Options, Row, Spread, finish, shown, table
 from benchmarks.load import background_jobs
 
 WINDOW = 64  # below the daemon's limit of calls in flight per connection
@@ -123,17 +123,27 @@ def main(options: Options) -> None:
         rows += _situation("idle", servers, options)
         with background_jobs(daemon.socket, n_jobs=N_LANES):
             rows += _situation(f"{N_LANES} lanes generating", servers, options)
-    save("syscalls", options, rows)
+    finish("syscalls", options, rows, report)
+
+
+def report(rows: Sequence[Row]) -> str:
     head = ("server", "situation", "calls per second", "p50 µs", "p99 µs")
-    print_table(
-        "Null syscalls",
-        head,
-        [(r.server, r.situation, f"{r.calls_per_s}", f"{r.p50_us}", f"{r.p99_us}") for r in rows],
-    )
+    cells = [
+        (
+            r["server"],
+            r["situation"],
+            *(shown(r[key]) for key in ("calls_per_s", "p50_us", "p99_us")),
+        )
+        for r in rows
+    ]
+    lines = []
     for ours, bare in (rows[0:2], rows[2:4]):
-        ratio = ours.calls_per_s.median / bare.calls_per_s.median
-        later_us = ours.p50_us.median - bare.p50_us.median
-        print(f"{ours.situation}: {ratio:.2f} of the echo's calls, {later_us:+.0f} µs at p50")
+        ratio = ours["calls_per_s"]["median"] / bare["calls_per_s"]["median"]
+        later_us = ours["p50_us"]["median"] - bare["p50_us"]["median"]
+        lines.append(
+            f"{ours['situation']}: {ratio:.2f} of the echo's calls, {later_us:+.0f} µs at p50"
+        )
+    return f"{table(head, cells)}\n\n" + "; ".join(lines) + "."
 
 
 def _situation(name: str, servers: dict[str, str], options: Options) -> list[Figures]:

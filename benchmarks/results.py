@@ -1,0 +1,75 @@
+"""RESULTS.md, made from results/*.json: nothing in it is copied by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from benchmarks import agents, decode, restart, rr_overhead, syscalls
+from benchmarks.common import RESULTS, ROOT, Options, Row
+
+PAGE = ROOT / "benchmarks" / "RESULTS.md"
+HEAD = """\
+# Results
+
+Made by `make bench`, and by `python -m benchmarks results` from the JSON in `results/`. Each
+figure stands beside a peer or a limit measured in the same run. Medians, with the lowest and the
+highest of the runs; a figure without them was taken once. The model is SmolLM2-135M-Instruct, as
+Q8_0 where nothing else is said.
+"""
+
+
+class Benchmark(Protocol):
+    """A module that measures something."""
+
+    def main(self, options: Options) -> None: ...
+
+    def report(self, rows: Sequence[Row]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    title: str
+    module: Any  # a module is a Benchmark, which mypy can't see through a dataclass field
+
+    def main(self, options: Options) -> None:
+        self.module.main(options)
+
+    def report(self, rows: Sequence[Row]) -> str:
+        text: str = self.module.report(rows)
+        return text
+
+
+BENCHMARKS: dict[str, _Named] = {
+    "agents": _Named("A group of agents", agents),
+    "decode": _Named("Decode throughput beside llama.cpp's own llama-batched-bench", decode),
+    "rr_overhead": _Named("Round robin beside FIFO", rr_overhead),
+    "syscalls": _Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
+    "restart": _Named("After a restart", restart),
+}
+
+
+def write() -> None:
+    """Make the page anew."""
+    sections = [section(name, of) for name, of in BENCHMARKS.items()]
+    PAGE.write_text(HEAD + "\n" + "\n\n".join(sections) + "\n")
+
+
+def section(name: str, of: _Named) -> str:
+    path = RESULTS / f"{name}.json"
+    heading = f"## {of.title}"
+    if not path.exists():
+        return f"{heading}\n\nNot taken yet: `python -m benchmarks {name}`."
+    record: dict[str, Any] = json.loads(path.read_text())
+    machine = record["machine"]
+    runs = "1 run" if record["runs"] == 1 else f"{record['runs']} runs"
+    where = (
+        f"{runs}; {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, "
+        f"llama-cpp-python {machine['llama_cpp_python']}, commit {machine['commit']}"
+    )
+    parts = [heading, of.report(record["rows"]), f"*{where}.*"]
+    if (RESULTS / f"{name}.svg").exists():
+        parts.append(f"![{name}](results/{name}.svg)")
+    return "\n\n".join(parts)
