@@ -13,7 +13,7 @@ help:
 	@echo 'make check      set up, then formatter, linters, types, layers and the quick tests'
 	@echo 'make lint       the same without the tests'
 	@echo 'make setup      .venv with everything pinned; .venv/bin/aiosd and .venv/bin/aiosctl'
-	@echo 'make bench      the benchmarks (about half an hour; builds a peer first)'
+	@echo 'make bench      the benchmarks (most of an hour; builds the peers first)'
 	@echo 'make clean      remove caches and build output'
 	@echo 'make distclean  remove .venv as well'
 

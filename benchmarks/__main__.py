@@ -45,7 +45,7 @@ def main() -> None:
     for name in given.names or results.BENCHMARKS:
         if name != "results":
             note(name)
-            results.BENCHMARKS[name].main(options)
+            results.BENCHMARKS[name].module.main(options)
     if not options.is_quick:
         results.write()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import subprocess
 import sys
@@ -93,6 +94,10 @@ class Agent:
         """Any syscall; for a streaming one generate() tells more."""
         return await self._call(method, params, JobTimes())
 
+    async def stream(self, method: str, times: JobTimes, **params: Any) -> dict[str, Any]:
+        """A streaming syscall, whose chunks are noted in times."""
+        return await self._call(method, params, times)
+
     def close(self) -> None:
         self._writer.close()
 
@@ -118,9 +123,13 @@ class Agent:
 
 
 @contextlib.contextmanager
-def background_jobs(path: str, *, n_jobs: int) -> Iterator[None]:
-    """Keep so many jobs generating, from another process, until the block ends."""
-    command = [sys.executable, "-m", "benchmarks.load", path, str(n_jobs)]
+def background_jobs(
+    path: str, *, n_jobs: int, n_prompt: int = 32, n_output: int = ENDLESS_TOKENS
+) -> Iterator[None]:
+    """Keep so many jobs generating, one after the other, from another process, until the block
+    ends."""
+    numbers = (str(n_jobs), str(n_prompt), str(n_output))
+    command = [sys.executable, "-m", "benchmarks.load", path, *numbers]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None  # it is a pipe
         try:
@@ -131,16 +140,17 @@ def background_jobs(path: str, *, n_jobs: int) -> Iterator[None]:
             process.terminate()
 
 
-async def _generate_endlessly(path: str, n_jobs: int) -> None:
-    agents = [await Agent.connect(path, f"load-{i}") for i in range(n_jobs)]
+async def _generate_endlessly(path: str, n_jobs: int, n_prompt: int, n_output: int) -> None:
+    agents = [await Agent.connect(path, f"load-{n_prompt}-{i}") for i in range(n_jobs)]
+    seeds = itertools.count(n_prompt * 1000)  # no two prompts begin alike
 
-    async def work(agent: Agent, seed: int) -> None:
+    async def work(agent: Agent) -> None:
         while True:
-            await agent.generate(prompt_tokens(32, seed), ENDLESS_TOKENS)
+            await agent.generate(prompt_tokens(n_prompt, next(seeds)), n_output)
 
     async with asyncio.TaskGroup() as group:
-        for seed, agent in enumerate(agents):
-            group.create_task(work(agent, seed))
+        for agent in agents:
+            group.create_task(work(agent))
         for agent in agents:
             await agent.has_token.wait()
         print("all generating", flush=True)
@@ -148,4 +158,4 @@ async def _generate_endlessly(path: str, n_jobs: int) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as endless:
-        endless.run(_generate_endlessly(sys.argv[1], int(sys.argv[2])))
+        endless.run(_generate_endlessly(sys.argv[1], *map(int, sys.argv[2:5])))

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from benchmarks import agents, decode, restart, rr_overhead, syscalls
+from benchmarks import (
+    ablation,
+    agents,
+    decode,
+    interference,
+    restart,
+    rr_overhead,
+    scale,
+    switch,
+    syscalls,
+)
 from benchmarks.common import RESULTS, ROOT, Options, Row
 
 PAGE = ROOT / "benchmarks" / "RESULTS.md"
@@ -30,34 +40,38 @@ class Benchmark(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class Named:
     title: str
-    module: Any  # a module is a Benchmark, which mypy can't see through a dataclass field
-
-    def main(self, options: Options) -> None:
-        self.module.main(options)
-
-    def report(self, rows: Sequence[Row]) -> str:
-        text: str = self.module.report(rows)
-        return text
+    module: Benchmark
 
 
-BENCHMARKS: dict[str, _Named] = {
-    "agents": _Named("A group of agents", agents),
-    "decode": _Named("Decode throughput beside llama.cpp's own llama-batched-bench", decode),
-    "rr_overhead": _Named("Round robin beside FIFO", rr_overhead),
-    "syscalls": _Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
-    "restart": _Named("After a restart", restart),
+BENCHMARKS: dict[str, Named] = {
+    "agents": Named("A group of agents", agents),
+    "ablation": Named("The scheduler taken out and put back", ablation),
+    "scale": Named("Many agents", scale),
+    "interference": Named(
+        "A long prompt beside talkers, a person beside background work", interference
+    ),
+    "switch": Named("A context switch beside reading again", switch),
+    "decode": Named("Decode throughput beside llama.cpp's own llama-batched-bench", decode),
+    "rr_overhead": Named("Round robin beside FIFO", rr_overhead),
+    "syscalls": Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
+    "restart": Named("After a restart", restart),
 }
 
 
 def write() -> None:
     """Make the page anew."""
+    PAGE.write_text(page())
+
+
+def page() -> str:
+    """The page as the figures that are there say it."""
     sections = [section(name, of) for name, of in BENCHMARKS.items()]
-    PAGE.write_text(HEAD + "\n" + "\n\n".join(sections) + "\n")
+    return HEAD + "\n" + "\n\n".join(sections) + "\n"
 
 
-def section(name: str, of: _Named) -> str:
+def section(name: str, of: Named) -> str:
     path = RESULTS / f"{name}.json"
     heading = f"## {of.title}"
     if not path.exists():
@@ -69,7 +83,7 @@ def section(name: str, of: _Named) -> str:
         f"{runs}; {machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, "
         f"llama-cpp-python {machine['llama_cpp_python']}, commit {machine['commit']}"
     )
-    parts = [heading, of.report(record["rows"]), f"*{where}.*"]
+    parts = [heading, of.module.report(record["rows"]), f"*{where}.*"]
     if (RESULTS / f"{name}.svg").exists():
         parts.append(f"![{name}](results/{name}.svg)")
     return "\n\n".join(parts)

@@ -23,7 +23,7 @@ import uvloop
 
 from benchmarks.load import Agent
 
-TIMEOUT_S = 900.0
+TIMEOUT_S = 300.0
 END_TOKENS = (0, 2)  # of SmolLM2: <|endoftext|>, <|im_end|>
 BANNED = -100.0
 RULES = (

@@ -1,0 +1,65 @@
+"""The benchmarks' page is made from their figures, and their bookkeeping is right."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import agents, results
+from benchmarks.common import Options, Spread, shown, table
+from benchmarks.workload import Outcome, Workload, in_threads
+
+
+def test_the_page_of_results_is_what_the_figures_say() -> None:
+    before = results.PAGE.read_text()
+    assert before == results.page(), "run: python -m benchmarks results"
+
+
+def test_a_figure_shows_its_median_and_its_noise() -> None:
+    assert Spread.of([3.0, 1.0, 2.5]) == Spread(2.5, 1.0, 3.0)
+    assert shown({"median": 2.5, "low": 1.0, "high": 3.0}) == "2.50 (1.00 to 3.00)"
+    assert shown({"median": 0.25, "low": 0.25, "high": 0.25}, 100) == "25.0"
+    assert table(("a", "long"), [("1", "2")]) == "| a | long |\n| - | ---- |\n| 1 | 2    |"
+
+
+def test_rounds_end_with_the_minutes_but_one_is_always_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count(0, 50)  # each look at the clock is 50 s after the one before
+    ticking = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr("benchmarks.common.time", ticking)
+    assert list(Options(n_runs=9).rounds(0.1)) == [0]
+    assert list(Options(n_runs=9).rounds(5)) == [0, 1]
+    assert list(Options(n_runs=3, minutes=1000).rounds(0)) == [0, 1, 2]
+
+
+def test_a_peers_times_are_compared_with_ours_of_the_same_round() -> None:
+    ours, theirs = agents.Cell(8, "Q8_0", agents.AIOSD), agents.Cell(8, "Q8_0", agents.LLAMA_8)
+    whole = 8 * 2 * 32
+
+    def figures(cold_s: float, limit_s: float | None, n_output: int = whole) -> agents.Figures:
+        return agents.Figures(Outcome(cold_s, n_output), None, limit_s)
+
+    taken = {
+        ours: agents.Taken({0: figures(10, 8), 1: figures(20, 16)}),
+        theirs: agents.Taken({0: figures(25, None), 1: figures(40, None, whole - 1)}),
+    }
+    line = agents.line_of(theirs, taken)
+    assert line.times_ours_cold == Spread(2.25, 2.0, 2.5)
+    assert (line.is_whole, line.n_runs, line.warm_s, line.limit_s) == (False, 2, None, None)
+    assert agents.line_of(ours, taken).of_limit == Spread(1.25, 1.25, 1.25)
+
+
+def test_the_group_sends_whole_conversations_and_counts_what_came() -> None:
+    seen: list[list[str]] = []
+
+    def answer(messages: list[dict[str, str]], n_output: int) -> tuple[str, int]:
+        seen.append([message["role"] for message in messages])
+        return "yes", n_output
+
+    outcome = in_threads(answer, Workload(2, n_output=3, n_rules=1))
+    assert outcome.n_output == 2 * 2 * 3
+    first, second = ["system", "user"], ["system", "user", "assistant", "user"]
+    assert sorted(seen) == sorted([first, first, second, second])
