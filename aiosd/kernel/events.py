@@ -107,6 +107,21 @@ class PolicyChanged:
     n_lanes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """agent.limits: the agent's share among those of its uid, and how fast it may go (None: as
+    fast as it can)."""
+
+    agent: AgentId
+    weight: int = 1
+    tokens_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """It is Kernel.wake_ns() now."""
+
+
 Event = (
     Submitted
     | Cancelled
@@ -119,6 +134,8 @@ Event = (
     | PriorityChanged
     | ContextDropped
     | PolicyChanged
+    | LimitsChanged
+    | TimePassed
 )
 
 # ---------------------------------------------------------------- actions

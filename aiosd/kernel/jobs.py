@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from aiosd.kernel.events import Submitted
-from aiosd.kernel.model import Cost, Job, JobId, JobState
+from aiosd.kernel.model import AgentId, Cost, Job, JobId, JobState
 from aiosd.kernel.policy import Fifo
 
 
@@ -20,6 +20,7 @@ class JobTable:
     def __init__(self, policy: Fifo) -> None:
         self._policy = policy
         self._jobs: dict[JobId, Job] = {}
+        self._by_agent: dict[AgentId, dict[JobId, Job]] = {}
         self._apart: dict[JobState, dict[JobId, Job]] = {
             state: {} for state in JobState if state is not JobState.READY
         }
@@ -40,7 +41,10 @@ class JobTable:
     def n_in(self, state: JobState) -> int:
         return len(self._policy) if state is JobState.READY else len(self._apart[state])
 
-    def add(self, event: Submitted, now_ns: int) -> Job:
+    def of_agent(self, agent: AgentId) -> list[Job]:
+        return list(self._by_agent.get(agent, {}).values())
+
+    def add(self, event: Submitted, now_ns: int, *, is_delayed: bool = False) -> Job:
         job = Job(
             id=event.job,
             context=event.context,
@@ -49,9 +53,15 @@ class JobTable:
             submitted_ns=now_ns,
             ready_since_ns=now_ns,
             ticket=self._new_ticket(),
+            is_delayed=is_delayed,
         )
+        job.state = settled_state(job)
         self._jobs[job.id] = job
-        self._policy.add(job)
+        self._by_agent.setdefault(job.agent, {})[job.id] = job
+        if job.state is JobState.READY:
+            self._policy.add(job)
+        else:
+            self._apart[job.state][job.id] = job
         return job
 
     def enter(self, job: Job, state: JobState, now_ns: int) -> None:
@@ -68,6 +78,10 @@ class JobTable:
         """Forget the job; returns what it cost."""
         self._leave(job, now_ns)
         del self._jobs[job.id]
+        own = self._by_agent[job.agent]
+        del own[job.id]
+        if not own:
+            del self._by_agent[job.agent]
         first_run_ns = now_ns if job.first_run_ns is None else job.first_run_ns
         return Cost(
             slices=job.slices,
@@ -96,7 +110,7 @@ class JobTable:
                 break
             for job in used_up:
                 policy.remove(job)
-                job.ticket, job.used_tokens = self._new_ticket(), 0
+                job.ticket, job.used_tokens, job.n_aged = self._new_ticket(), 0, 0
                 policy.add(job)
                 rotated.add(job.id)
         return policy.first(n_lanes), frozenset(rotated)
@@ -121,8 +135,10 @@ class JobTable:
             is_on_lane = state in (JobState.RUNNING, JobState.CANCELLING)
             if not is_on_lane and state is not settled_state(job):
                 raise AssertionError(f"job {job.id} is {state}, its flags say {settled_state(job)}")
-        if list(self._policy) != sorted(self._policy, key=self._policy.key):
-            raise AssertionError("the line is out of order")
+        self._policy.check()
+        by_agent = {job for jobs in self._by_agent.values() for job in jobs}
+        if by_agent != self._jobs.keys() or not all(self._by_agent.values()):
+            raise AssertionError(f"jobs by agent are {by_agent}")
         tickets = {job.ticket for job in self._jobs.values()}
         if len(tickets) != len(self._jobs) or max(tickets, default=0) > self._last_ticket:
             raise AssertionError(f"tickets {sorted(tickets)} of {len(self._jobs)} jobs")
@@ -143,4 +159,6 @@ def settled_state(job: Job) -> JobState:
     """Where a job belongs that isn't a lane: READY only if nothing holds it back."""
     if job.is_paused:
         return JobState.PAUSED
-    return JobState.STALLED if job.is_stalled else JobState.READY
+    if job.is_stalled:
+        return JobState.STALLED
+    return JobState.DELAYED if job.is_delayed else JobState.READY

@@ -11,13 +11,15 @@ place, so that no event can forget to interrupt; check() asserts it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiosd.kernel import events as ev
-from aiosd.kernel import policy as policies
+from aiosd.kernel import policies
 from aiosd.kernel.jobs import JobTable, settled_state
 from aiosd.kernel.model import (
+    AgentId,
     ContextId,
     Counters,
     Job,
@@ -29,7 +31,12 @@ from aiosd.kernel.model import (
     SlotId,
 )
 from aiosd.kernel.placement import Claim, Use
+from aiosd.kernel.policy import Fifo
+from aiosd.kernel.rates import Rates
 from aiosd.kernel.residency import Context, Residency
+
+PROTECTING_PARKS = 3
+"""After so many parks a job loses its slot later than others."""
 
 
 @dataclass(slots=True)
@@ -39,7 +46,7 @@ class _Flight:
     lanes: tuple[Lane, ...]
     is_bounded: bool  # each lane has so many tokens, since others wait
     is_interrupted: bool = False
-    is_outdated: bool = False  # the policy, the quantum or the lanes are others now
+    is_outdated: bool = False  # the policy, the quantum, the lanes or limits are others now
 
 
 class Kernel:
@@ -53,6 +60,8 @@ class Kernel:
         self._table = JobTable(policies.make(policy, quantum_tokens))
         self._n_lanes = n_lanes
         self._residency = Residency(n_slots)
+        self._weights: dict[AgentId, int] = {}
+        self._rates = Rates()
         self._flight: _Flight | None = None
         self._came_home: frozenset[JobId] = frozenset()  # the lanes of the Run just ended
         self.counters = Counters()
@@ -111,6 +120,10 @@ class Kernel:
         waiting = now_ns - known.ready_since_ns if known.state is JobState.READY else 0
         return known.waited_ns + waiting
 
+    def wake_ns(self) -> int | None:
+        """When TimePassed is due, if nothing else happens."""
+        return self._rates.wake_ns()
+
     # ------------------------------------------------------------ events
 
     def handle(self, event: ev.Event, now_ns: int) -> list[ev.Action]:
@@ -140,6 +153,10 @@ class Kernel:
             case ev.PolicyChanged():
                 self._change_policy(event)
                 return []
+            case ev.LimitsChanged():
+                return self._change_limits(event, now_ns)
+            case ev.TimePassed():
+                return self._wake(now_ns)
         job = self.jobs.get(event.job)
         if job is None:
             return []  # it ended while the event was on its way
@@ -173,7 +190,10 @@ class Kernel:
         if event.job in self.jobs:
             raise ValueError(f"job {event.job} was submitted twice")
         self._residency.occupy(event.context, event.job)
-        job = self._table.add(event, now_ns)
+        is_delayed = self._rates.is_empty(event.agent)
+        job = self._table.add(event, now_ns, is_delayed=is_delayed)
+        if is_delayed:
+            return self._tell_paused(job)
         if self._flight is None:
             return []  # it starts at once
         return [ev.Tell(job.id, "queued", self._policy.position(job))]
@@ -193,6 +213,7 @@ class Kernel:
         by_job = {report.job: report for report in reports}
         self._flight = None
         self._came_home = frozenset(by_job)
+        agents = dict.fromkeys(self.jobs[lane.job].agent for lane in lanes)
         actions: list[ev.Action] = []
         for lane in lanes:
             job, report = self.jobs[lane.job], by_job[lane.job]
@@ -200,6 +221,7 @@ class Kernel:
             job.n_prompt += report.n_prompt
             job.n_output += report.n_output
             self._policy.charge(job, n_tokens)
+            self._rates.charge(job.agent, n_tokens, now_ns)
             self._residency.contexts[lane.context].n_tokens += n_tokens
             if report.outcome is Outcome.FAILED:
                 actions += self._residency.vacate(lane.context)  # its cells are undefined
@@ -208,7 +230,39 @@ class Kernel:
                 actions.append(self._finish(job, outcome, now_ns))
             else:
                 actions += self._settle(job, now_ns)
+        for agent in agents:
+            if self._rates.room(agent, now_ns) is not None:
+                actions += self._delay(agent, now_ns)
         return actions
+
+    def _delay(self, agent: AgentId, now_ns: int) -> list[ev.Action]:
+        """Hold the agent's jobs, or let them go on, as its tokens per minute say."""
+        is_empty = self._rates.is_empty(agent)
+        actions: list[ev.Action] = []
+        for job in self._table.of_agent(agent):
+            if job.is_delayed is not is_empty:
+                job.is_delayed = is_empty
+                if not self._is_lane(job):
+                    actions += self._settle(job, now_ns)
+        return actions
+
+    def _wake(self, now_ns: int) -> list[ev.Action]:
+        return [
+            action for agent in self._rates.refill(now_ns) for action in self._delay(agent, now_ns)
+        ]
+
+    def _change_limits(self, event: ev.LimitsChanged, now_ns: int) -> list[ev.Action]:
+        if event.weight < 1 or (event.tokens_per_minute or 1) < 1:
+            raise ValueError(f"limits can't be less than 1: {event}")
+        self._weights.pop(event.agent, None)
+        if event.weight != 1:
+            self._weights[event.agent] = event.weight
+        self._policy.set_weight(event.agent, event.weight)
+        self._rates.limit(event.agent, event.tokens_per_minute, now_ns)
+        if any(self.jobs[lane.job].agent == event.agent for lane in self.lanes):
+            assert self._flight is not None
+            self._flight.is_outdated = True
+        return self._delay(event.agent, now_ns)
 
     def _change_policy(self, event: ev.PolicyChanged) -> None:
         name = self.policy if event.policy is None else event.policy
@@ -221,6 +275,8 @@ class Kernel:
         if name == self.policy:
             self._policy.quantum_tokens = quantum
         else:
+            for agent, weight in self._weights.items():
+                new.set_weight(agent, weight)
             self._table.change_policy(new)
         self._n_lanes = n_lanes
         if self._flight is not None:
@@ -240,22 +296,29 @@ class Kernel:
             return False
         has_free_lane = len(flight.lanes) < self._n_lanes
         ends_turns = self._policy.quantum() is not None and not flight.is_bounded
-        return has_free_lane or ends_turns
+        return has_free_lane or ends_turns or self._is_outranked(flight)
+
+    def _is_outranked(self, flight: _Flight) -> bool:
+        best = self._policy.best_rank()
+        return best is not None and best < max(
+            self._policy.rank(self.jobs[lane.job]) for lane in flight.lanes
+        )
 
     def _dispatch(self, now_ns: int) -> list[ev.Action]:
         """Start the next Run, if anyone is ready."""
         came_home, self._came_home = self._came_home, frozenset()
+        self._policy.note_time(now_ns)
         is_bounded = self._policy.quantum() is not None and len(self._policy) > self._n_lanes
         chosen, rotated = self._table.choose(self._n_lanes)
         if not chosen:
             return []
-        allowances = {job.id: self._policy.allowance(job) if is_bounded else None for job in chosen}
+        allowances = self._allowances(chosen, now_ns, is_bounded=is_bounded)
         for job in chosen:
             self._table.enter(job, JobState.RUNNING, now_ns)
         bounds = [tokens for tokens in allowances.values() if tokens is not None]
         slots, actions, evicted = self._residency.seat(
             [job.context for job in chosen],
-            claim=lambda context: self._claim(context, len(chosen)),
+            claim=self._claims(self.n_slots - len(chosen)),
             n_steps=sum(bounds) // len(bounds) if bounds else None,
             run=self.counters.runs + 1,
         )
@@ -268,7 +331,7 @@ class Kernel:
                 self.counters.slices += 1
             actions += self._tell_running(job, now_ns)
         lanes = [
-            Lane(job.id, job.context, slot, allowances[job.id])
+            Lane(job.id, job.context, slot, allowances[job.id], self._policy.rank(job))
             for job, slot in zip(chosen, slots, strict=True)
         ]
         lanes.sort(key=lambda lane: lane.slot)
@@ -276,16 +339,44 @@ class Kernel:
         actions.append(ev.Run(self._flight.lanes))
         return actions
 
-    def _claim(self, context: Context, n_chosen: int) -> Claim:
-        """How much a context that isn't chosen is wanted in its slot."""
-        if context.job is None:
-            return Claim(Use.IDLE, context.last_run)
-        job = self.jobs[context.job]
-        if job.state is not JobState.READY:
-            return Claim(Use.WAITING, context.last_run)
-        position = self._policy.position(job)
-        is_soon = n_chosen + position <= self.n_slots
-        return Claim(Use.SOON if is_soon else Use.READY, -position)
+    def _allowances(
+        self, chosen: list[Job], now_ns: int, *, is_bounded: bool
+    ) -> dict[JobId, int | None]:
+        """What each may take: the rest of its turn, and its part of what its agent has left."""
+        n_by_agent = Counter(job.agent for job in chosen)
+        allowances: dict[JobId, int | None] = {}
+        for job in chosen:
+            of_turn = self._policy.allowance(job) if is_bounded else None
+            room = self._rates.room(job.agent, now_ns)
+            of_agent = None if room is None else max(1, room // n_by_agent[job.agent])
+            known = [tokens for tokens in (of_turn, of_agent) if tokens is not None]
+            allowances[job.id] = min(known, default=None)
+        return allowances
+
+    def _claims(self, n_soon: int) -> Callable[[Context], Claim]:
+        """How much a context that isn't chosen is wanted in its slot.  Of those who aren't among
+        the next, the lowest class goes first, then the newest, which has the least to lose; late
+        the one with the most tokens, and who has been parked often."""
+        soon = {job.id: place for place, job in enumerate(self._policy.first(n_soon))}
+        held = (self._residency.contexts[slot] for slot in self.slots if slot is not None)
+        most = max((context.n_tokens for context in held), default=0)
+
+        def claim(context: Context) -> Claim:
+            if context.job is None:
+                return Claim(Use.IDLE, context.last_run)
+            job = self.jobs[context.job]
+            if job.state is not JobState.READY:
+                return Claim(Use.WAITING, context.last_run)
+            if job.id in soon:
+                return Claim(Use.SOON, -soon[job.id])
+            reasons = (
+                -self._policy.rank(job),
+                context.n_tokens == most,
+                job.parks >= PROTECTING_PARKS,
+            )
+            return Claim(Use.READY, _weighed(reasons) - job.ticket)
+
+        return claim
 
     def _park(self, job: Job) -> list[ev.Action]:
         if job.first_run_ns is None:
@@ -314,14 +405,14 @@ class Kernel:
         state = settled_state(job)
         if state is not job.state:
             self._table.enter(job, state, now_ns)
-        return self._tell_paused(job) if job.is_paused else []
+        return self._tell_paused(job) if job.is_paused or job.is_delayed else []
 
     def _finish(self, job: Job, outcome: Outcome, now_ns: int) -> ev.Finish:
         self._residency.release(job.context)
         return ev.Finish(job.id, outcome, self._table.remove(job, now_ns))
 
     @property
-    def _policy(self) -> policies.Fifo:
+    def _policy(self) -> Fifo:
         return self._table.policy
 
     def _is_lane(self, job: Job) -> bool:
@@ -372,6 +463,14 @@ class Kernel:
                     counters.finished[outcome] = counters.finished.get(outcome, 0) + 1
                 case ev.Clear() | ev.Tell():
                     pass
+
+
+def _weighed(reasons: tuple[int, ...]) -> int:
+    """One number that sorts as the tuple does, and before any ticket."""
+    number = 0
+    for reason in reasons:
+        number = number * 4 + reason
+    return number << 62
 
 
 def _check_lanes(n_lanes: int, n_slots: int) -> None:

@@ -33,6 +33,7 @@ class JobState(enum.Enum):
     RUNNING = "running"  # a lane of the Run under way
     STALLED = "stalled"  # its client doesn't read
     PAUSED = "paused"  # someone said job.pause
+    DELAYED = "delayed"  # its agent has used up its tokens per minute
     CANCELLING = "cancelling"  # a lane of the Run under way, its result will be dropped
 
 
@@ -58,11 +59,13 @@ class Job:
     state: JobState = JobState.READY
     is_stalled: bool = False
     is_paused: bool = False
+    is_delayed: bool = False
     is_parked: bool = False  # lost its slot since it last ran
     ends_as: Outcome | None = None  # what a cancel asked for while it was a lane
     is_told_paused: bool = False  # its client was told so and not yet that it goes on
     ticket: int = 0  # its place in the line; smaller goes first
     used_tokens: int = 0  # of the current slice, first-time tokens only
+    n_aged: int = 0  # classes it has gone up by waiting, until its turn is over
     n_prompt: int = 0  # first-time prompt tokens read so far
     n_output: int = 0
     slices: int = 0
@@ -79,13 +82,14 @@ class Lane:
 
     ``max_tokens`` bounds the first-time tokens (prompt and output) the lane may take before the
     Run comes home; None means no bound.  It is checked between steps, so a prefill piece may
-    overshoot it, and every slice makes progress.
+    overshoot it, and every slice makes progress.  Among lanes that read, a smaller rank goes first.
     """
 
     job: JobId
     context: ContextId
     slot: SlotId
     max_tokens: int | None
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ Rule 1: a job's key doesn't change while it is in the line; whoever changes what
 of takes the job out first.
 Rule 2: every question about the line costs O(log n) steps of Python, apart from the jobs asked for.
 
-Fifo and RoundRobin differ by one method, the quantum.
+Fifo and RoundRobin differ by one method, the quantum.  fair.py has the third, policies.py all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import islice
 
-from aiosd.kernel.model import Job, JobId
+from aiosd.kernel.model import AgentId, Job, JobId
 
 Key = tuple[int, ...]
 """Sorts the line; its last part is the ticket, so no two are equal."""
@@ -37,6 +37,20 @@ class Fifo:
 
     def key(self, job: Job) -> Key:
         return (job.ticket,)
+
+    def rank(self, job: Job) -> int:  # noqa: ARG002 - here all are alike
+        """The job's class: a smaller one doesn't wait for the turns of greater ones to end."""
+        return 0
+
+    def best_rank(self) -> int | None:
+        """The smallest rank in the line; None if it is empty."""
+        return 0 if self._line else None
+
+    def set_weight(self, agent: AgentId, weight: int) -> None:
+        """The agent's share, where the policy has shares."""
+
+    def note_time(self, now_ns: int) -> None:
+        """Called before each choice, when all who are ready stand in the line."""
 
     def charge(self, job: Job, n_tokens: int) -> None:
         """The job, not in the line, took so many tokens for the first time."""
@@ -79,6 +93,11 @@ class Fifo:
     def __contains__(self, job: Job) -> bool:
         return job.id in self._jobs
 
+    def check(self) -> None:
+        """Raises AssertionError unless the line is in order."""
+        if list(self) != sorted(self, key=self.key):
+            raise AssertionError("the line is out of order")
+
 
 class RoundRobin(Fifo):
     """Each job runs a quantum of tokens, then goes to the back of the line if anyone waits."""
@@ -87,15 +106,3 @@ class RoundRobin(Fifo):
 
     def quantum(self) -> int | None:
         return self.quantum_tokens
-
-
-POLICIES: dict[str, type[Fifo]] = {policy.name: policy for policy in (Fifo, RoundRobin)}
-
-
-def make(name: str, quantum_tokens: int) -> Fifo:
-    """Raises ValueError for a name or a quantum that can't be."""
-    if name not in POLICIES:
-        raise ValueError(f"policy {name!r} is not one of {', '.join(POLICIES)}")
-    if quantum_tokens < 1:
-        raise ValueError(f"quantum_tokens is {quantum_tokens}, the least is 1")
-    return POLICIES[name](quantum_tokens)

@@ -90,6 +90,10 @@ def _fields(event: ev.Event) -> list[object]:
             return [context]
         case ev.PolicyChanged(policy=policy, quantum_tokens=quantum_tokens, n_lanes=n_lanes):
             return [policy, quantum_tokens, n_lanes]
+        case ev.LimitsChanged(agent=agent, weight=weight, tokens_per_minute=tokens_per_minute):
+            return [agent.uid, agent.name, weight, tokens_per_minute]
+        case ev.TimePassed():
+            return []
 
 
 def _report(report: LaneReport) -> list[object]:
@@ -133,6 +137,10 @@ def _event(name: str, fields: list[object]) -> ev.Event:
             [str() | None as policy, int() | None as quantum, int() | None as n_lanes],
         ):
             return ev.PolicyChanged(policy, quantum, n_lanes)
+        case "LimitsChanged", [int(uid), str(agent), int(weight), int() | None as per_minute]:
+            return ev.LimitsChanged(AgentId(uid, agent), weight, per_minute)
+        case "TimePassed", []:
+            return ev.TimePassed()
     raise ValueError(f"not an event of a journal: {name} {fields!r}")
 
 

@@ -477,6 +477,7 @@ def test_status_says_who_is_where() -> None:
         JobState.RUNNING: 0,
         JobState.STALLED: 1,
         JobState.PAUSED: 1,
+        JobState.DELAYED: 0,
         JobState.CANCELLING: 1,
     }
     assert [kernel.position(JobId(job)) for job in "abcdex"] == [None, 1, 2, None, None, None]

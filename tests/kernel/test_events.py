@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from aiosd.kernel import events as ev
-from aiosd.kernel.model import JobState, LaneReport, Outcome
+from aiosd.kernel.model import AgentId, JobState, LaneReport, Outcome
 from tests.kernel.words import (
     CANCELLED,
     DONE,
@@ -23,6 +23,7 @@ from tests.kernel.words import (
     dropped,
     finish,
     first_token,
+    limited,
     paused,
     reprioritised,
     resumed,
@@ -34,18 +35,22 @@ from tests.kernel.words import (
 
 READY, RUNNING, STALLED = JobState.READY, JobState.RUNNING, JobState.STALLED
 PAUSED, CANCELLING = JobState.PAUSED, JobState.CANCELLING
+DELAYED = JobState.DELAYED
 ENDED = None
 State = JobState | None
 
 # One lane, quantum 16.  "x" is the job the events are about, "r" the other; the Run under way is
 # bounded, so that nothing but the event can interrupt it.
-X_WAITS = (submitted("r"), submitted("x"), done(did("r")))
-X_RUNS = (submitted("x"), submitted("r"), done(did("x")))
+X_AGENT = AgentId(1000, "x's")
+X = submitted("x", agent=X_AGENT)
+X_WAITS = (submitted("r"), X, done(did("r")))
+X_RUNS = (X, submitted("r"), done(did("x")))
 SET_UPS: dict[State, tuple[ev.Event, ...]] = {
     READY: X_WAITS,
     RUNNING: X_RUNS,
     STALLED: (*X_WAITS, stalled("x")),
     PAUSED: (*X_WAITS, paused("x")),
+    DELAYED: (*X_RUNS, limited(X_AGENT, 60), done(did("x", 61))),
     CANCELLING: (*X_RUNS, cancelled("x")),
     ENDED: (*X_WAITS, cancelled("x")),
 }
@@ -54,13 +59,16 @@ R_STARTS: list[Said] = [tell("r", "running"), run(("r", 1))]  # beside X, which 
 QUANTUM_4 = ev.PolicyChanged(quantum_tokens=4)
 FIRST_TOKEN = first_token("x")
 PRIORITY = reprioritised("x")
+NO_LIMIT = limited(X_AGENT, None)
+TIME = ev.TimePassed()
 
 TABLE: list[tuple[ev.Event, State, list[Said], State]] = [
-    (submitted("x"), ENDED, [tell("x", "queued", 1)], READY),
+    (X, ENDED, [tell("x", "queued", 1)], READY),
     (cancelled("x"), READY, [finish("x", CANCELLED)], ENDED),
     (cancelled("x"), RUNNING, [INTERRUPT], CANCELLING),
     (cancelled("x"), STALLED, [finish("x", CANCELLED)], ENDED),
     (cancelled("x"), PAUSED, [finish("x", CANCELLED)], ENDED),
+    (cancelled("x"), DELAYED, [finish("x", CANCELLED)], ENDED),
     (cancelled("x"), CANCELLING, [], CANCELLING),
     (cancelled("x"), ENDED, [], ENDED),
     (cancelled("x", Outcome.DEADLINE), READY, [finish("x", Outcome.DEADLINE)], ENDED),
@@ -68,36 +76,42 @@ TABLE: list[tuple[ev.Event, State, list[Said], State]] = [
     (FIRST_TOKEN, RUNNING, [], RUNNING),
     (FIRST_TOKEN, STALLED, [], STALLED),
     (FIRST_TOKEN, PAUSED, [], PAUSED),
+    (FIRST_TOKEN, DELAYED, [], DELAYED),
     (FIRST_TOKEN, CANCELLING, [], CANCELLING),
     (FIRST_TOKEN, ENDED, [], ENDED),
     (stalled("x"), READY, [], STALLED),
     (stalled("x"), RUNNING, [INTERRUPT], RUNNING),
     (stalled("x"), STALLED, [], STALLED),
     (stalled("x"), PAUSED, [], PAUSED),
+    (stalled("x"), DELAYED, [], STALLED),
     (stalled("x"), CANCELLING, [], CANCELLING),
     (stalled("x"), ENDED, [], ENDED),
     (drained("x"), READY, [], READY),
     (drained("x"), RUNNING, [], RUNNING),
     (drained("x"), STALLED, [INTERRUPT], READY),  # r runs without a bound since nobody waited
     (drained("x"), PAUSED, [], PAUSED),
+    (drained("x"), DELAYED, [], DELAYED),
     (drained("x"), CANCELLING, [], CANCELLING),
     (drained("x"), ENDED, [], ENDED),
     (paused("x"), READY, [tell("x", "paused")], PAUSED),
     (paused("x"), RUNNING, [INTERRUPT], RUNNING),
     (paused("x"), STALLED, [tell("x", "paused")], PAUSED),
     (paused("x"), PAUSED, [], PAUSED),
+    (paused("x"), DELAYED, [], PAUSED),  # its client was told when the delay began
     (paused("x"), CANCELLING, [], CANCELLING),
     (paused("x"), ENDED, [], ENDED),
     (resumed("x"), READY, [], READY),
     (resumed("x"), RUNNING, [], RUNNING),
     (resumed("x"), STALLED, [], STALLED),
     (resumed("x"), PAUSED, [INTERRUPT], READY),
+    (resumed("x"), DELAYED, [], DELAYED),
     (resumed("x"), CANCELLING, [], CANCELLING),
     (resumed("x"), ENDED, [], ENDED),
     (PRIORITY, READY, [], READY),
     (PRIORITY, RUNNING, [], RUNNING),
     (PRIORITY, STALLED, [], STALLED),
     (PRIORITY, PAUSED, [], PAUSED),
+    (PRIORITY, DELAYED, [], DELAYED),
     (PRIORITY, CANCELLING, [], CANCELLING),
     (PRIORITY, ENDED, [], ENDED),
     (dropped("X"), ENDED, [], ENDED),
@@ -106,8 +120,23 @@ TABLE: list[tuple[ev.Event, State, list[Said], State]] = [
     (QUANTUM_4, RUNNING, [INTERRUPT], RUNNING),
     (QUANTUM_4, STALLED, [INTERRUPT], STALLED),
     (QUANTUM_4, PAUSED, [INTERRUPT], PAUSED),
+    (QUANTUM_4, DELAYED, [INTERRUPT], DELAYED),
     (QUANTUM_4, CANCELLING, [], CANCELLING),  # it was interrupted for the cancel
     (QUANTUM_4, ENDED, [INTERRUPT], ENDED),
+    (NO_LIMIT, READY, [], READY),
+    (NO_LIMIT, RUNNING, [INTERRUPT], RUNNING),
+    (NO_LIMIT, STALLED, [], STALLED),
+    (NO_LIMIT, PAUSED, [], PAUSED),
+    (NO_LIMIT, DELAYED, [INTERRUPT], READY),  # r runs without a bound
+    (NO_LIMIT, CANCELLING, [], CANCELLING),
+    (NO_LIMIT, ENDED, [], ENDED),
+    (TIME, READY, [], READY),
+    (TIME, RUNNING, [], RUNNING),
+    (TIME, STALLED, [], STALLED),
+    (TIME, PAUSED, [], PAUSED),
+    (TIME, DELAYED, [], DELAYED),  # nanoseconds of it
+    (TIME, CANCELLING, [], CANCELLING),
+    (TIME, ENDED, [], ENDED),
     (done(did("r")), READY, [run(("r", 0, 14))], READY),
     (done(did("x")), RUNNING, [run(("x", 0, 14))], RUNNING),
     (done(did("x", 15)), RUNNING, [tell("r", "running"), run(("r", 1, 16))], READY),
@@ -120,6 +149,7 @@ TABLE: list[tuple[ev.Event, State, list[Said], State]] = [
     ),
     (done(did("r")), STALLED, [run(("r", 0))], STALLED),
     (done(did("r")), PAUSED, [run(("r", 0))], PAUSED),
+    (done(did("r")), DELAYED, [run(("r", 1))], DELAYED),
     (done(did("x")), CANCELLING, [finish("x", CANCELLED), *R_STARTS], ENDED),
     (done(did("x", 1, DONE)), CANCELLING, [finish("x", CANCELLED), *R_STARTS], ENDED),
     (

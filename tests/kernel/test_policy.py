@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiosd.kernel.model import AgentId, ContextId, Job, JobId, Priority
-from aiosd.kernel.policy import Fifo, RoundRobin, make
+from aiosd.kernel.policies import make
+from aiosd.kernel.policy import Fifo, RoundRobin
 
 
 def job(ticket: int, used_tokens: int = 0) -> Job:

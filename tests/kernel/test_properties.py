@@ -21,7 +21,8 @@ from aiosd.kernel.model import (
 from aiosd.kernel.replay import Header, decode, encode, replay
 from tests.kernel.world import World, play
 
-POLICY = st.sampled_from(["fifo", "rr"])
+POLICY = st.sampled_from(["fifo", "rr", "fair"])
+AGENT = st.sampled_from([AgentId(1, "a"), AgentId(1, "b"), AgentId(2, "a")])
 QUANTUM = st.sampled_from([1, 2, 4, 16])
 ENDS = [Outcome.CANCELLED, Outcome.DEADLINE, Outcome.UNAVAILABLE]
 
@@ -41,15 +42,24 @@ class Programs(RuleBasedStateMachine):
         ever = [JobId(f"j{number}") for number in range(self.n_jobs)]
         return data.draw(st.sampled_from(alive + alive + ever))
 
-    @rule(data=st.data())
-    def submit(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), agent=AGENT, priority=st.sampled_from(Priority))
+    def submit(self, data: st.DataObject, agent: AgentId, priority: Priority) -> None:
         busy = {client.context for client in self.world.clients.values()}
         idle = sorted(self.world.known - busy)
         fresh = ContextId(f"c{self.n_contexts}")
         context = data.draw(st.sampled_from([*idle, fresh]))
         self.n_contexts += context == fresh
         job, self.n_jobs = JobId(f"j{self.n_jobs}"), self.n_jobs + 1
-        self.world.happens(ev.Submitted(job, context, AgentId(1, "a"), Priority.NORMAL))
+        self.world.happens(ev.Submitted(job, context, agent, priority))
+
+    @rule(agent=AGENT, weight=st.integers(1, 9), per_minute=st.none() | st.integers(1, 600))
+    def change_limits(self, agent: AgentId, weight: int, per_minute: int | None) -> None:
+        self.world.happens(ev.LimitsChanged(agent, weight, per_minute))
+
+    @rule(seconds=st.integers(0, 40))
+    def wait(self, seconds: int) -> None:
+        self.world.now_ns += seconds * 10**9
+        self.world.happens(ev.TimePassed())
 
     @precondition(lambda self: self.n_jobs)
     @rule(data=st.data(), outcome=st.sampled_from(ENDS))
@@ -106,6 +116,8 @@ class Programs(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        for agent in {client.agent for client in world.clients.values()}:
+            world.happens(ev.LimitsChanged(agent))
         for job in list(world.clients):
             world.happens(ev.OutputDrained(job))
             world.happens(ev.JobResumed(job))

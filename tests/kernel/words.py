@@ -20,10 +20,19 @@ AGENT = AgentId(1000, "tester")
 DONE, FAILED, CANCELLED = Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED
 
 
-def submitted(job: str, context: str | None = None) -> ev.Submitted:
+def submitted(
+    job: str,
+    context: str | None = None,
+    agent: AgentId = AGENT,
+    priority: Priority = Priority.NORMAL,
+) -> ev.Submitted:
     """A job "a" is on a context "A" unless told otherwise."""
     name = job.upper() if context is None else context
-    return ev.Submitted(JobId(job), ContextId(name), AGENT, Priority.NORMAL)
+    return ev.Submitted(JobId(job), ContextId(name), agent, priority)
+
+
+def limited(agent: AgentId, tokens_per_minute: int | None, weight: int = 1) -> ev.LimitsChanged:
+    return ev.LimitsChanged(agent, weight, tokens_per_minute)
 
 
 def cancelled(job: str, outcome: Outcome = CANCELLED) -> ev.Cancelled:

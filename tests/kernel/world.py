@@ -20,6 +20,7 @@ from aiosd.kernel.model import (
     Outcome,
     Priority,
 )
+from aiosd.kernel.rates import Rates
 from aiosd.kernel.replay import Header
 
 
@@ -29,6 +30,8 @@ class Client:
 
     context: ContextId
     number: int  # order of arrival
+    agent: AgentId
+    is_delayed: bool = False
     is_stalled: bool = False
     is_paused: bool = False
     asked: Outcome | None = None  # by a cancel, while it ran
@@ -41,7 +44,7 @@ class Client:
 
     @property
     def is_ready(self) -> bool:
-        return not (self.is_stalled or self.is_paused or self.asked)
+        return not (self.is_stalled or self.is_paused or self.is_delayed or self.asked)
 
 
 @dataclass
@@ -63,6 +66,7 @@ class World:
     said: list[list[ev.Action]] = field(default_factory=list)
     n_runs: int = 0
     n_gaps: int = 0  # of all Runs together
+    rates: Rates = field(default_factory=Rates)  # a second set, told the same
 
     def __post_init__(self) -> None:
         self.kernel = self.header.make_kernel()
@@ -88,8 +92,21 @@ class World:
 
     def note(self, event: ev.Event) -> None:
         match event:
-            case ev.Submitted(job=job, context=context):
-                self.clients[job] = Client(context, number=len(self.journal))
+            case ev.Submitted(job=job, context=context, agent=agent):
+                self.clients[job] = Client(
+                    context, len(self.journal), agent, is_delayed=self.rates.is_empty(agent)
+                )
+                return
+            case ev.LimitsChanged(agent=agent, tokens_per_minute=tokens_per_minute):
+                self.is_outdated |= any(
+                    self.clients[lane.job].agent == agent for lane in self.lanes
+                )
+                self.rates.limit(agent, tokens_per_minute, self.now_ns)
+                self.note_delays()
+                return
+            case ev.TimePassed():
+                self.rates.refill(self.now_ns)
+                self.note_delays()
                 return
             case ev.RunDone(lanes=reports):
                 self.note_reports(reports)
@@ -118,6 +135,12 @@ class World:
                 client.is_paused = True
             case ev.JobResumed():
                 client.is_paused = False
+            case _:
+                pass
+
+    def note_delays(self) -> None:
+        for client in self.clients.values():
+            client.is_delayed = self.rates.is_empty(client.agent)
 
     def note_reports(self, reports: tuple[LaneReport, ...]) -> None:
         for report in reports:
@@ -125,6 +148,7 @@ class World:
             client.n_prompt += report.n_prompt
             client.n_output += report.n_output
             client.asked = client.asked or report.outcome
+            self.rates.charge(client.agent, report.n_prompt + report.n_output, self.now_ns)
             if report.outcome is Outcome.FAILED:
                 self.undefined |= {lane.slot for lane in self.lanes if lane.job == report.job}
         lanes = {lane.job for lane in self.lanes}
@@ -133,6 +157,7 @@ class World:
             if job in lanes:
                 client.runs_waited = 0
         self.lanes, self.is_interrupted = (), False
+        self.note_delays()
 
     # -------------------------------------------------------- what actions do
 
@@ -177,7 +202,7 @@ class World:
         self.lanes, self.n_runs = lanes, self.n_runs + 1
         ready = [job for job, client in self.clients.items() if client.is_ready]
         assert len(lanes) == min(self.n_lanes, len(ready))
-        is_bounded = self.policy == "rr" and len(ready) > self.n_lanes
+        is_bounded = self.policy != "fifo" and len(ready) > self.n_lanes
         for lane in lanes:
             client = self.clients[lane.job]
             assert client.is_ready
@@ -193,7 +218,11 @@ class World:
             if is_bounded:
                 assert lane.max_tokens is not None
                 assert 1 <= lane.max_tokens <= self.quantum_tokens
-            else:
+            room = self.rates.room(client.agent, self.now_ns)
+            if room is not None:
+                assert lane.max_tokens is not None
+                assert 1 <= lane.max_tokens <= room
+            elif not is_bounded:
                 assert lane.max_tokens is None
         slots = [lane.slot for lane in lanes]
         assert slots == sorted(set(slots))
@@ -252,8 +281,15 @@ class World:
         assert all(self.clients[job].is_ready for job in lanes)
         if waiting:
             assert len(self.lanes) >= self.n_lanes
-            bounds = {lane.max_tokens is None for lane in self.lanes}
-            assert bounds == {self.policy == "fifo"}
+            for lane in self.lanes:
+                is_limited = self.rates.room(self.clients[lane.job].agent, self.now_ns) is not None
+                assert is_limited or (lane.max_tokens is None) == (self.policy == "fifo")
+            if self.policy == "fair":
+                assert max(map(self.rank, lanes)) <= min(map(self.rank, waiting))
+
+    def rank(self, job: JobId) -> int:
+        known = self.kernel.jobs[job]
+        return max(0, known.priority - known.n_aged)
 
     def expect_states(self) -> None:
         lanes = {lane.job for lane in self.lanes}
@@ -263,8 +299,10 @@ class World:
                 state = JobState.CANCELLING if client.asked else JobState.RUNNING
             elif client.is_paused:
                 state = JobState.PAUSED
+            elif client.is_stalled:
+                state = JobState.STALLED
             else:
-                state = JobState.STALLED if client.is_stalled else JobState.READY
+                state = JobState.DELAYED if client.is_delayed else JobState.READY
             assert self.kernel.jobs[job].state is state
         held = {slot: context for slot, context in enumerate(self.kernel.slots) if context}
         assert held == self.cells
