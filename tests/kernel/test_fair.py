@@ -91,7 +91,7 @@ def test_an_agent_of_weight_three_gets_three_times_as_much() -> None:
     bench.submit("a", A)
     bench.submit("b", B)
     bench.run(100)
-    assert bench.tokens == {A: 1 + 74 * QUANTUM, B: 25 * QUANTUM}  # b came after a's first token
+    assert bench.tokens == {A: 74 * QUANTUM, B: 25 * QUANTUM}  # the first Run ended when b came
 
 
 def test_weights_last_over_a_change_of_policy() -> None:
@@ -102,7 +102,7 @@ def test_weights_last_over_a_change_of_policy() -> None:
     bench.submit("a", A)
     bench.submit("b", B)
     bench.run(100)
-    assert bench.tokens == {A: 1 + 74 * QUANTUM, B: 25 * QUANTUM}  # b came after a's first token
+    assert bench.tokens == {A: 74 * QUANTUM, B: 25 * QUANTUM}  # the first Run ended when b came
 
 
 def test_who_reads_a_long_prompt_waits_until_the_others_have_had_as_much() -> None:
