@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
+from aiosctl import units
 from aiosctl.app import App
 
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -54,6 +55,18 @@ class Entry:
     attribute: str
     summary: str
     section: str
+
+
+class Size(click.ParamType[int]):
+    """Bytes, written as 512M or 2G too."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return value if isinstance(value, int) else units.parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class _GlobalOption(click.Option):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -44,6 +45,14 @@ def size(n_bytes: float) -> str:
             break
         value /= 1024
     return f"{value:.0f}{unit}" if unit == "B" or value >= 99.5 else f"{value:.3g}{unit}"
+
+
+def parse_size(text: str) -> int:
+    """ "512M", "1.5GiB", "4096" -> bytes.  ValueError if it is none of these."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write a number of bytes, or 512M, 2G")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
 
 
 def count(value: float) -> str:

@@ -66,6 +66,13 @@ class Limits:
         high=65536,
         reloads=True,
     )
+    jobs_per_agent: int = _key(
+        4096,
+        "Jobs one agent may have queued or running, unless agent.limits says else; past it `busy`.",
+        low=1,
+        high=1_000_000,
+        reloads=True,
+    )
     jobs_per_uid: int = _key(
         4096,
         "Jobs one uid may have queued or running; past it `busy`.",
@@ -224,10 +231,16 @@ class Config:
         metavar="N",
         reloads=True,
     )
-    policy: str = _key("rr", "Who runs next.", choices=("fifo", "rr"), reloads=True)
+    policy: str = _key(
+        "fair",
+        "Who runs next: the first that came (`fifo`), each in turn (`rr`), or who has been given "
+        "the least so far (`fair`, in classes and by weight).",
+        choices=("fifo", "rr", "fair"),
+        reloads=True,
+    )
     quantum: int = _key(
         16,
-        "Tokens a job may take before the next in line (rr).",
+        "Tokens a job may take before the next in line (rr, fair).",
         low=1,
         high=1_000_000,
         metavar="N",

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import structlog
 
-from aios_sdk.errors import Busy
+from aiosd.admission import Admission
 from aiosd.engine import thread
 from aiosd.engine.base import Ending, JobSpec, Output, TokenLogprob
 from aiosd.engine.thread import Close, EngineDied, EngineThread, Forget, Open, Progress, RunHome
@@ -88,8 +88,7 @@ class Driver:
         engine: EngineThread,
         *,
         journal_events: int,
-        jobs_per_uid: int,
-        max_jobs: int,
+        admission: Admission,
         observer: Observer | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -102,44 +101,19 @@ class Driver:
         self._engine = engine
         self._observer = observer
         self._clock_ns = clock_ns
-        self._jobs_per_uid = jobs_per_uid
-        self._max_jobs = max_jobs
-        self._n_by_uid: dict[int, int] = {}
+        self.admission = admission
         self._inbox: deque[ev.Event] = deque()
         self._is_draining = False
-        self._mean_job_ms = 1000.0  # a moving average, for retry_after_ms
+        self._alarm: asyncio.TimerHandle | None = None  # for Kernel.wake_ns()
 
     # ------------------------------------------------------------ from the server
 
     def submit(self, record: JobRecord) -> None:
-        """Queue a job.  Busy, with how long to wait, when a queue is full."""
-        self.check_room(record.agent.uid)
-        uid = record.agent.uid
-        self._n_by_uid[uid] = self._n_by_uid.get(uid, 0) + 1
+        """Queue a job.  Busy, with how long to wait, when its queue is full."""
+        self.admission.enter(record.agent)
         self.jobs[record.spec.job] = record
         self._agents[record.spec.context] = record.agent
         self.post(ev.Submitted(record.spec.job, record.spec.context, record.agent, record.priority))
-
-    def set_limits(self, *, jobs_per_uid: int, max_jobs: int) -> None:
-        """For jobs to come; those that are here stay."""
-        self._jobs_per_uid = jobs_per_uid
-        self._max_jobs = max_jobs
-
-    def check_room(self, uid: int) -> None:
-        """Busy if the uid, or the daemon, has as many jobs as it may."""
-        n_own = self._n_by_uid.get(uid, 0)
-        if n_own < self._jobs_per_uid and len(self.jobs) < self._max_jobs:
-            return
-        if n_own >= self._jobs_per_uid:
-            words = f"uid {uid} has {n_own} jobs, limit is {self._jobs_per_uid}"
-        else:
-            words = f"the daemon has as many jobs as it may, {self._max_jobs}"
-        retry_ms = max(50, int(self._mean_job_ms / self.kernel.n_lanes))
-        raise Busy(
-            f"{words}; try again in {retry_ms} ms",
-            retry_after_ms=retry_ms,
-            queue_depth=len(self.jobs),
-        )
 
     def cancel(self, job: JobId, outcome: Outcome) -> None:
         """End a job; its future resolves when no step works on it.  Unknown ids are ignored."""
@@ -163,6 +137,18 @@ class Driver:
                 self._handle(self._inbox.popleft())
         finally:
             self._is_draining = False
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Have the kernel told when an agent may go on that has used up its tokens per minute."""
+        wake_ns = self.kernel.wake_ns()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if wake_ns is not None:
+            wait_s = max(0, wake_ns - self._clock_ns()) / 1e9
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(wait_s, self.post, ev.TimePassed())
 
     # ------------------------------------------------------------ from the engine thread
 
@@ -242,13 +228,9 @@ class Driver:
 
     def _finish(self, job: JobId, outcome: Outcome, cost: Cost) -> None:
         record = self.jobs.pop(job)
-        uid = record.agent.uid
-        self._n_by_uid[uid] -= 1
-        if not self._n_by_uid[uid]:
-            del self._n_by_uid[uid]
+        self.admission.leave(record.agent, cost.total_ns)
         if record.is_open:
             self._engine.put(Close(job))
-        self._mean_job_ms += 0.1 * (cost.total_ns / 1e6 - self._mean_job_ms)
         result = JobResult(
             outcome=outcome,
             ending=record.ending,

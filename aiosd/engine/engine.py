@@ -233,9 +233,9 @@ class Engine:
         first_tokens: list[JobId] = []
         # What a job said before a restart may have been all it had to say.
         going_on = [turn for turn in turns.values() if turn.sequence.ending is None]
-        in_order = sorted(going_on, key=lambda turn: turn.sequence.serial)
-        for turn in in_order:
-            self._align(turn, in_order, n_cached)
+        in_order = sorted(going_on, key=lambda turn: (turn.lane.rank, turn.sequence.serial))
+        for place, turn in enumerate(in_order):
+            self._align(turn, in_order[:place], n_cached)
         starting = [turn for turn in in_order if turn.sequence.is_starting]
         for pieces in self._plan([turn for turn in in_order if turn.reads()]):
             self._decode(pieces, turns)
@@ -254,10 +254,14 @@ class Engine:
         words, sequence.words = sequence.words, None
         return _Turn(lane, sequence, self._cells[lane.slot], words=words)
 
-    def _align(self, turn: _Turn, in_order: Lanes[_Turn], n_cached: dict[JobId, int]) -> None:
-        """Rules 1 and 3: keep, copy or wait for what equals the job's tokens."""
+    def _align(self, turn: _Turn, before: Lanes[_Turn], n_cached: dict[JobId, int]) -> None:
+        """Rules 1 and 3: keep, copy or wait for what equals the job's tokens.
+
+        before   the lanes that read before this one: only for them it may wait, so that no two
+                 ever wait for each other
+        """
         sequence, cells = turn.sequence, turn.cells
-        if cells.job == turn.lane.job and not self._leader_is_done(sequence, in_order):
+        if cells.job == turn.lane.job and not self._leader_is_done(sequence, before):
             return
         if cells.uid != sequence.spec.uid:
             self._keep(turn, 0)
@@ -266,9 +270,9 @@ class Engine:
             self._keep(turn, min(n_kept, sequence.n_useful))
         while not self._take_over(turn):
             pass  # what was to be taken over was bad, and is gone
-        n_read = {other.lane.job: len(other.cells.tokens) for other in in_order}
+        n_read = {other.lane.job: len(other.cells.tokens) for other in before}
         sequence.leader = leader_of(
-            sequence, (other.sequence for other in in_order), n_read, len(turn.cells.tokens)
+            sequence, (other.sequence for other in before), n_read, len(turn.cells.tokens)
         )
         n_gained = sequence.note_kept(len(turn.cells.tokens))
         if n_gained or (sequence.leader is None and sequence.n_cached is None):
@@ -276,14 +280,15 @@ class Engine:
             self.stats.cached_tokens += n_gained
         sequence.end_if_read(len(turn.cells.tokens))
 
-    def _leader_is_done(self, sequence: Sequence, in_order: Lanes[_Turn]) -> bool:
-        """Whether the lane that this one waited for has read what it needs, or is gone."""
+    def _leader_is_done(self, sequence: Sequence, before: Lanes[_Turn]) -> bool:
+        """Whether the lane that this one waited for has read what it needs, or is gone, or comes
+        after it now."""
         leader = sequence.leader
         if leader is None:
             return False
         return not any(
             turn.lane.job == leader.job and len(turn.cells.tokens) < leader.n_tokens
-            for turn in in_order
+            for turn in before
         )
 
     def _keep(self, turn: _Turn, n_kept: int) -> None:

@@ -78,18 +78,15 @@ def best_snapshot(
 
 
 def leader_of(
-    sequence: Sequence, others: Iterable[Sequence], n_read: Mapping[JobId, int], n_kept: int
+    sequence: Sequence, before: Iterable[Sequence], n_read: Mapping[JobId, int], n_kept: int
 ) -> Leader | None:
-    """Whom to wait for: an older job of the uid, still reading its prompt, that shares most."""
+    """Whom to wait for: of those that read before this one, a job of the uid, still reading its
+    prompt, that shares most."""
     best: Leader | None = None
     least = n_kept + MIN_SHARED_TOKENS
-    for other in others:
+    for other in before:
         job = other.spec.job
-        if (
-            other.serial >= sequence.serial
-            or other.spec.uid != sequence.spec.uid
-            or n_read[job] >= len(other.tokens) - 1
-        ):
+        if other.spec.uid != sequence.spec.uid or n_read[job] >= len(other.tokens) - 1:
             continue
         n_shared = min(common_prefix(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
         n_shared = min(n_shared, len(other.tokens) - 1)

@@ -15,6 +15,7 @@ import structlog
 from aios_sdk import wire
 from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unavailable
 from aiosd import __version__
+from aiosd.admission import Admission
 from aiosd.config import Config
 from aiosd.driver import Driver
 from aiosd.engine import thread as engine_thread
@@ -42,6 +43,7 @@ from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
+from aiosd.services.agent_limits import LimitBook
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
 from aiosd.services.database import Database
@@ -72,6 +74,8 @@ class Daemon:
             await daemon.contexts.load()
             for agent, figures in (await database.read(saved_agents.load_all)).items():
                 daemon.agents.restore(agent, *figures)
+            for agent in await daemon.agent_limits.load():
+                daemon.put_in_force(agent)
             daemon.forget_strays()
         except BaseException:
             await database.close()
@@ -117,10 +121,12 @@ class Daemon:
             Kernel(info.n_slots, config.n_lanes, config.policy, config.quantum),
             self.thread,
             journal_events=config.limits.journal_events,
-            jobs_per_uid=config.limits.jobs_per_uid,
-            max_jobs=config.limits.jobs,
+            admission=Admission(
+                config.limits.jobs_per_agent, config.limits.jobs_per_uid, config.limits.jobs
+            ),
             observer=self.telemetry,
         )
+        self.agent_limits = LimitBook(database)
         self.detached = DetachedJobs(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
@@ -329,6 +335,12 @@ class Daemon:
         self.thread.put(engine_thread.Call(work, done))
         self.thread.interrupt()
         return await future
+
+    def put_in_force(self, agent: AgentId) -> None:
+        """Have the agent's limits hold from now on."""
+        limits = self.agent_limits.of(agent)
+        self.driver.admission.limit(agent, limits.max_jobs)
+        self.driver.post(ev.LimitsChanged(agent, limits.weight or 1, limits.tokens_per_minute))
 
     def stall(self, job: JobId, *, is_stalled: bool) -> None:
         """The job's client stopped reading, or reads again."""

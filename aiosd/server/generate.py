@@ -85,7 +85,7 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     p = call.params
     check_model(daemon, p.get("model"))
     _check_params(daemon, p)
-    daemon.driver.check_room(call.agent.uid)
+    daemon.driver.admission.check(call.agent)
     if "context" in p:
         await daemon.access.admit(call, "write", target_of(daemon.contexts.get(p["context"])))
     job = new_job_id()

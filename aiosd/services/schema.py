@@ -126,6 +126,22 @@ _SEARCH = (
     "CREATE INDEX search_tags_by_doc ON search_tags (doc)",
 )
 
+_LIMITS = (
+    # What agent.limits set; NULL is the default for all.
+    """
+    CREATE TABLE agent_limits (
+        uid               INTEGER NOT NULL,
+        name              TEXT    NOT NULL,
+        max_jobs          INTEGER,
+        tokens_per_minute INTEGER,
+        weight            INTEGER,
+        memory_bytes      INTEGER,
+        storage_bytes     INTEGER,
+        PRIMARY KEY (uid, name)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 
 def _all_of(statements: tuple[str, ...]) -> Migration:
     def migrate(transaction: Transaction) -> None:
@@ -135,4 +151,4 @@ def _all_of(statements: tuple[str, ...]) -> Migration:
     return migrate
 
 
-MIGRATIONS: tuple[Migration, ...] = (_all_of(_V1), _all_of(_SEARCH))
+MIGRATIONS: tuple[Migration, ...] = (_all_of(_V1), _all_of(_SEARCH), _all_of(_LIMITS))

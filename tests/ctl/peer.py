@@ -366,4 +366,13 @@ DEFAULTS: dict[str, Answer] = {
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},
+    "agent.limits": {
+        "agent": "alice",
+        "uid": 1000,
+        "max_jobs": 4096,
+        "tokens_per_minute": 0,
+        "weight": 1,
+        "memory_bytes": 0,
+        "storage_bytes": 0,
+    },
 }  # fmt: skip

@@ -54,3 +54,17 @@ def test_a_count_drops_the_digits_nobody_needs(value: float, says: str) -> None:
 
 def test_a_moment_in_the_future_is_no_age() -> None:
     assert units.age(10**14) == "0.0s"
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [("0", 0), ("4096", 4096), ("512M", 512 * 2**20), ("1.5GiB", 3 * 2**29), ("2kb", 2048)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, n_bytes: int) -> None:
+    assert units.parse_size(text) == n_bytes
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1 2", "1e3", "12X"])
+def test_what_is_no_size_is_refused_with_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size; write a number of bytes, or 512M, 2G"):
+        units.parse_size(text)

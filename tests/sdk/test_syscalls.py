@@ -54,6 +54,7 @@ NAMES = [
     "agent.list",
     "agent.info",
     "agent.kill",
+    "agent.limits",
 ]
 
 
@@ -100,6 +101,7 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "job.resume",
         "job.priority",
         "agent.kill",
+        "agent.limits",
     ]
 
 
@@ -138,6 +140,7 @@ VALID: dict[str, dict[str, object]] = {
     "job.attach": {"job": "j"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
+    "agent.limits": {"agent": "a"},
 }
 EVERY_PARAM = [(call, param) for call in TABLE.values() for param in call.params]
 EVERY_ID = [f"{call.name}-{param.name}" for call, param in EVERY_PARAM]

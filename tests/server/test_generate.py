@@ -399,7 +399,7 @@ def test_policy_is_shown_and_set_while_jobs_run(slow: Daemon) -> None:
     with RawPeer(slow.config.socket) as peer, RawPeer(slow.config.socket) as other:
         start(peer, max_tokens=100)
         until_words(peer)
-        assert ok(other.ask("sys.policy")) == {"policy": "rr", "quantum_tokens": 16, "lanes": 2}
+        assert ok(other.ask("sys.policy")) == {"policy": "fair", "quantum_tokens": 16, "lanes": 2}
         set_to = ok(other.ask("sys.policy", policy="fifo", quantum_tokens=4, lanes=1))
         assert set_to == {"policy": "fifo", "quantum_tokens": 4, "lanes": 1}
         assert failed(other.ask("sys.policy", lanes=5))["code"] == "invalid_params"

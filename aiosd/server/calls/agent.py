@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aios_sdk.errors import (
-    NotFound,
-)
+from aios_sdk.errors import NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
 from aiosd.services import access
@@ -15,6 +13,9 @@ from aiosd.services.access import Target
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
+
+
+LIMITS = ("max_jobs", "tokens_per_minute", "weight", "memory_bytes", "storage_bytes")
 
 
 class Agents:
@@ -39,6 +40,28 @@ class Agents:
         self._d.access.check(call, "steer", Target("agent", agent, agent.name))
         self._d.kill(agent, but_answer_first=call.session)
         return {}
+
+    async def agent_limits(self, call: Call) -> Result:
+        name, book = call.params["agent"], self._d.agent_limits
+        try:
+            agent = self._agent(call)
+        except NotFound:
+            agent = AgentId(call.agent.uid, name)  # yet to come
+        asked = {key: call.params[key] or None for key in LIMITS if key in call.params}
+        if asked:
+            await self._d.access.admit(call, "admin", Target("agent", agent, name))
+            await book.change(agent, asked)
+            self._d.put_in_force(agent)
+        limits = book.of(agent)
+        return {
+            "agent": name,
+            "uid": agent.uid,
+            "max_jobs": limits.max_jobs or self._d.config.limits.jobs_per_agent,
+            "tokens_per_minute": limits.tokens_per_minute or 0,
+            "weight": limits.weight or 1,
+            "memory_bytes": limits.memory_bytes or 0,
+            "storage_bytes": limits.storage_bytes or 0,
+        }
 
     def _agent(self, call: Call) -> AgentId:
         """The agent so named: of one's own uid first, for an admin also of another."""

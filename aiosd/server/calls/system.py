@@ -104,6 +104,7 @@ class System:
                         "running": n_by_state[JobState.RUNNING] + n_by_state[JobState.CANCELLING],
                         "stalled": n_by_state[JobState.STALLED],
                         "paused": n_by_state[JobState.PAUSED],
+                        "delayed": n_by_state[JobState.DELAYED],
                     },
                     "steps": stats.steps,
                     "tokens": {

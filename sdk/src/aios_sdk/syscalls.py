@@ -55,7 +55,7 @@ TOKENS = List(TOKEN, max_items=MAX_TOKENS_IN_CALL, min_items=1)
 ROLE = Str(choices=("system", "user", "assistant", "tool"))
 MESSAGES = List(Map((Field("role", ROLE), Field("content", TEXT))), max_items=4096, min_items=1)
 PRIORITY = Str(choices=("interactive", "normal", "background"))
-POLICY = Str(choices=("fifo", "rr"))
+POLICY = Str(choices=("fifo", "rr", "fair"))
 NOTHING = Map((), is_open=True)
 
 
@@ -194,7 +194,7 @@ JOB_INFO = _result(
     agent=AGENT,
     uid=COUNT,
     context=ID,
-    state=Str(choices=("ready", "running", "stalled", "paused", "cancelling")),
+    state=Str(choices=("ready", "running", "stalled", "paused", "delayed", "cancelling")),
     priority=PRIORITY,
     n_output=COUNT,
     waited_ms=MS,
@@ -530,6 +530,29 @@ TABLE: dict[str, Syscall] = {
             "end an agent's connections and jobs; its contexts stay",
             NOTHING,
             _needs("agent", AGENT, "its name"),
+        ),
+        _syscall(
+            "agent.limits",
+            "what an agent may use, and its share; without a limit to set it only tells",
+            _result(
+                agent=AGENT,
+                uid=Int(0, 2**32 - 1),
+                max_jobs=COUNT,
+                tokens_per_minute=COUNT,
+                weight=COUNT,
+                memory_bytes=COUNT,
+                storage_bytes=COUNT,
+            ),
+            _needs("agent", AGENT, "its name; it may be yet to come"),
+            Param("max_jobs", Int(0, 10**6), "queued and running; past it: busy. 0: the default"),
+            Param(
+                "tokens_per_minute",
+                Int(0, 10**9),
+                "read and generated; over it its jobs wait. 0: no limit",
+            ),
+            Param("weight", Int(1, 1000), "its share of what its uid gets, under fair; usually 1"),
+            Param("memory_bytes", Int(0, 2**50), "its notes; past it: quota_exceeded. 0: default"),
+            Param("storage_bytes", Int(0, 2**50), "its files; past it: quota_exceeded. 0: default"),
         ),
     )
 }
