@@ -21,6 +21,9 @@ from aios_sdk.errors import NoDaemon
 from aios_sdk.wire import WireError
 
 READ_BYTES = 256 * 1024
+LOOK_UP_S = 1.0
+"""A signal that comes in the moment before a thread sleeps in the kernel doesn't wake it: its
+handler (a Ctrl-C's cancel) runs when the thread looks up."""
 SETTLE_S = 5.0  # to wait for a cancelled call on the same context; a step takes milliseconds
 
 
@@ -137,12 +140,13 @@ class Link:
             self._changed.notify_all()
 
     def _read(self, timeout_s: float | None) -> None:
+        """What has come, or nothing after a while."""
+        wait_s = LOOK_UP_S if timeout_s is None else min(timeout_s, LOOK_UP_S)
         try:
-            if timeout_s is not None:
-                poll = select.poll()
-                poll.register(self._sock, select.POLLIN)
-                if not poll.poll(timeout_s * 1000):
-                    return
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(wait_s * 1000):
+                return
             data = self._sock.recv(READ_BYTES)
             if data:
                 self.calls.feed(data)
