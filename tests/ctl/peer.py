@@ -297,6 +297,7 @@ def happened(call: Call) -> dict[str, Any]:
     call.chunk(event="reloaded", at_ms=1_700_000_004_000, applied=["quantum"], needs_restart=[])
     return {}
 
+
 STORY: dict[str, Any] = {
     "job": "j1", "agent": "alice", "uid": UID, "context": "c1", "whole": True,
     "events": [

@@ -65,10 +65,10 @@ def test_one_job_in_two_collections_is_one_job_again() -> None:
 
 def test_fields_that_are_added_come_along_by_themselves() -> None:
     kernel = busy()
-    kernel._rates = {("uid", 1000): [1.5, {"x"}], "of": kernel._table}  # type: ignore[attr-defined]
+    kernel._extra = {("uid", 1000): [1.5, {"x"}], "of": kernel._table}  # type: ignore[attr-defined]
     copy: Any = through_json(kernel)
-    assert copy._rates[("uid", 1000)] == [1.5, {"x"}]
-    assert copy._rates["of"] is copy._table
+    assert copy._extra[("uid", 1000)] == [1.5, {"x"}]
+    assert copy._extra["of"] is copy._table
 
 
 def test_what_is_no_data_cannot_be_kept() -> None:
