@@ -4,8 +4,13 @@
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Where `make install` puts things, as everywhere: PREFIX on the system, DESTDIR in front of it all.
+PREFIX ?= /usr/local
+DESTDIR ?=
+VENV ?= .venv
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench clean distclean
+.PHONY: help setup demo test check lint bench install uninstall clean distclean
 
 help:
 	@echo 'make demo       set up, then eight agents on one model, live: round robin, then FIFO'
@@ -14,6 +19,8 @@ help:
 	@echo 'make lint       the same without the tests'
 	@echo 'make setup      .venv with everything pinned; .venv/bin/aiosd and .venv/bin/aiosctl'
 	@echo 'make bench      the benchmarks (most of an hour; builds the peers first)'
+	@echo 'make install    put it into the system as a service (PREFIX, DESTDIR); needs root'
+	@echo 'make uninstall  take it out again; what it keeps stays, unless PURGE=1'
 	@echo 'make clean      remove caches and build output'
 	@echo 'make distclean  remove .venv as well'
 
@@ -39,6 +46,10 @@ check: lint
 
 bench: setup
 	.venv/bin/python -m benchmarks
+
+install uninstall:
+	@$(PYTHON) scripts/install.py $@ --prefix '$(PREFIX)' --destdir '$(DESTDIR)' \
+		--venv '$(abspath $(VENV))' $(if $(filter 1,$(PURGE)),--purge)
 
 clean:
 	rm -rf build dist out *.egg-info sdk/build sdk/*.egg-info sdk/src/*.egg-info
