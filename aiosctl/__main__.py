@@ -30,6 +30,7 @@ ENTRIES = {
         "aiosctl.context", "context", "Show, fork, rewind and remove contexts.", MANAGE
     ),
     "agent": Entry("aiosctl.agent", "agent", "List and end agents.", MANAGE),
+    "memory": Entry("aiosctl.memory", "memory", "Add and find what agents remember.", MANAGE),
     "model": Entry("aiosctl.model", "model", "List, add and remove models.", MANAGE),
     "policy": Entry("aiosctl.policy", "policy", "Show or set how jobs share the model.", MANAGE),
     "backup": Entry("aiosctl.backup", "backup", "Copy all that the daemon keeps.", MANAGE),

@@ -124,7 +124,8 @@ def _bytes(text: str) -> int:
 _FLAGS = (
     "socket", "state_dir", "models_dir", "model", "slots", "slot_tokens", "policy", "quantum",
     "lanes", "prefill_tokens", "threads", "kv", "snapshot_ram",
-    "snapshot_files", "search_ram", "log_level", "log_format",
+    "snapshot_files", "memory_hot", "memory_ram", "memory_k", "search_ram",
+    "log_level", "log_format",
 )  # fmt: skip
 
 

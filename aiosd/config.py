@@ -137,6 +137,24 @@ class Limits:
         is_bytes=True,
         reloads=True,
     )
+    memory_bytes: int = _key(
+        64 * MIB,
+        "The notes of one agent, each counted with 128 bytes beside its text; past it "
+        "`quota_exceeded`.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+    )
+    memory_bytes_per_uid: int = _key(
+        GIB,
+        "The notes of all agents of one uid; past it `quota_exceeded`.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+    )
+    memory_note_bytes: int = _key(
+        MIB, "One note; past it `too_large`.", low=KIB, high=GIB, is_bytes=True
+    )
     frame_bytes: int = _key(
         8 * MIB,
         "One MessagePack frame: room for a long prompt, not for filling the memory.",
@@ -282,6 +300,25 @@ class Config:
         high=1024**5,
         is_bytes=True,
         metavar="BYTES",
+    )
+    memory_hot: int = _key(
+        4 * MIB,
+        "RAM for one agent's notes; at 80 % of it those that LRU-K chooses are on the disk alone.",
+        low=0,
+        high=1024**4,
+        is_bytes=True,
+        metavar="BYTES",
+    )
+    memory_ram: int = _key(
+        256 * MIB,
+        "RAM for all agents' notes; past it the least recently used agents' are on the disk alone.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+        metavar="BYTES",
+    )
+    memory_k: int = _key(
+        2, "The K of LRU-K: which use from the last counts; 1 is LRU.", low=1, high=16, metavar="K"
     )
     search_ram: int = _key(
         256 * MIB,

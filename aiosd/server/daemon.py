@@ -47,7 +47,10 @@ from aiosd.services.agent_limits import LimitBook
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
 from aiosd.services.database import Database
+from aiosd.services.memory import Limits as MemoryLimits
+from aiosd.services.memory import Memory
 from aiosd.services.retention import Retention
+from aiosd.services.saved_notes import Quota
 from aiosd.services.schema import MIGRATIONS
 from aiosd.services.search import Search
 
@@ -98,6 +101,17 @@ class Daemon:
         self.contexts = ContextStore(database, self.retention(), config.limits.contexts_per_uid)
         self.access = AccessManager(self)
         self.search = Search(database, None, self.in_worker, ram_bytes=config.search_ram)
+        self.memory = Memory(
+            database,
+            self.search,
+            MemoryLimits(
+                config.limits.memory_note_bytes,
+                config.memory_hot,
+                config.memory_ram,
+                config.memory_k,
+                self.memory_quota,
+            ),
+        )
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(
@@ -197,6 +211,8 @@ class Daemon:
                 await self._drain()
                 n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
                 log.info("flushed", contexts_in_files=n_files)
+                with contextlib.suppress(SyscallError):  # a full disk: when notes were used
+                    await self.memory.flush()
                 await self.database.close()
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
@@ -274,6 +290,7 @@ class Daemon:
                     self.agents.leave(context.agent)
                     log.info("context_retired", context=context.id, uid=context.agent.uid)
                 await self.detached.tidy()
+                await self.memory.flush()
                 await self.database.write(saved_agents.forget_unused)
             except SyscallError as error:
                 log.warning("housekeeping", reason=error.message)
@@ -406,6 +423,11 @@ class Daemon:
             if record.agent == agent:
                 self.driver.cancel(job, Outcome.CANCELLED)
         self.telemetry.agent_killed(agent)
+
+    def memory_quota(self, agent: AgentId) -> Quota:
+        """What an agent's notes may take."""
+        limits, own = self.config.limits, self.agent_limits.of(agent).memory_bytes
+        return Quota(own or limits.memory_bytes, limits.memory_bytes_per_uid)
 
     # ------------------------------------------------------------ inside
 

@@ -11,6 +11,7 @@ from aiosd.server.calls.base import Result
 from aiosd.server.calls.context import Contexts
 from aiosd.server.calls.job import Jobs
 from aiosd.server.calls.llm import Llm
+from aiosd.server.calls.memory import Memories
 from aiosd.server.calls.model import ModelFiles
 from aiosd.server.calls.system import System
 
@@ -25,6 +26,7 @@ NOUNS = {
     "context": Contexts,
     "job": Jobs,
     "llm": Llm,
+    "memory": Memories,
     "model": ModelFiles,
     "sys": System,
 }

@@ -142,6 +142,47 @@ _LIMITS = (
     """,
 )
 
+# Notes.  tags, metadata and keywords are JSON; doc is their number in the search.  memory_usage is
+# kept beside them so that a quota needn't count.  Links go both ways, a row for each.
+_MEMORY = (
+    """
+    CREATE TABLE memory_notes (
+        id          TEXT    PRIMARY KEY,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        content     TEXT    NOT NULL,
+        tags        TEXT    NOT NULL,
+        metadata    TEXT    NOT NULL,
+        keywords    TEXT    NOT NULL,
+        summary     TEXT    NOT NULL,
+        enrichment  TEXT    NOT NULL CHECK (enrichment IN ('none', 'waiting', 'done', 'failed')),
+        doc         INTEGER NOT NULL UNIQUE,
+        created_ms  INTEGER NOT NULL,
+        updated_ms  INTEGER NOT NULL,
+        used_ms     INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX memory_notes_by_agent ON memory_notes (uid, agent, id)",
+    "CREATE INDEX memory_notes_waiting ON memory_notes (id) WHERE enrichment = 'waiting'",
+    """
+    CREATE TABLE memory_links (
+        note        TEXT    NOT NULL REFERENCES memory_notes ON DELETE CASCADE,
+        other       TEXT    NOT NULL REFERENCES memory_notes ON DELETE CASCADE,
+        PRIMARY KEY (note, other)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "CREATE INDEX memory_links_by_other ON memory_links (other)",
+    """
+    CREATE TABLE memory_usage (
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        n_notes     INTEGER NOT NULL,
+        n_bytes     INTEGER NOT NULL,
+        PRIMARY KEY (uid, agent)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 
 def _all_of(statements: tuple[str, ...]) -> Migration:
     def migrate(transaction: Transaction) -> None:
@@ -151,4 +192,9 @@ def _all_of(statements: tuple[str, ...]) -> Migration:
     return migrate
 
 
-MIGRATIONS: tuple[Migration, ...] = (_all_of(_V1), _all_of(_SEARCH), _all_of(_LIMITS))
+MIGRATIONS: tuple[Migration, ...] = (
+    _all_of(_V1),
+    _all_of(_SEARCH),
+    _all_of(_LIMITS),
+    _all_of(_MEMORY),
+)

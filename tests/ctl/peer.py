@@ -314,6 +314,20 @@ STORY: dict[str, Any] = {
     ],
 }  # fmt: skip
 
+NOTE = {
+    "memory": "m1", "content": "The user likes tea.", "tags": ["user"], "metadata": {},
+    "links": ["m2"], "enrichment": "none", "bytes": 151, "created_ms": 0, "updated_ms": 0,
+    "used_ms": 0,
+}  # fmt: skip
+FOUND_NOTE = {
+    "memory": "m1", "content": "The user likes tea.", "tags": ["user"], "metadata": {},
+    "score": 0.91234,
+}  # fmt: skip
+MEMORY_STATS = {
+    "notes": 2, "bytes": 300, "quota_bytes": 67108864, "hot_notes": 2, "hot_bytes": 300,
+    "hot_limit_bytes": 4194304, "hits": 5, "faults": 1, "evictions": 0, "without_vector": 1,
+}  # fmt: skip
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
@@ -364,6 +378,13 @@ DEFAULTS: dict[str, Answer] = {
         "name": call.params.get("name", "m"), "path": "/models/" + call.params.get("name", "m"),
     },
     "model.remove": {},
+    "memory.add": {"memory": "m9"},
+    "memory.get": lambda call: {**NOTE, "memory": call.params["memory"]},
+    "memory.update": {},
+    "memory.delete": {},
+    "memory.list": {"notes": [NOTE, {**NOTE, "memory": "m2", "tags": []}]},
+    "memory.search": {"results": [FOUND_NOTE], "mode": "hybrid"},
+    "memory.stats": MEMORY_STATS,
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},

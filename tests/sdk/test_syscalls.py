@@ -51,6 +51,13 @@ NAMES = [
     "job.resume",
     "job.priority",
     "job.attach",
+    "memory.add",
+    "memory.get",
+    "memory.update",
+    "memory.delete",
+    "memory.list",
+    "memory.search",
+    "memory.stats",
     "agent.list",
     "agent.info",
     "agent.kill",
@@ -73,6 +80,7 @@ def test_rights_follow_the_family() -> None:
         "model": {"admin"},
         "context": {"context"},
         "job": {None, "llm"},
+        "memory": {"memory"},
         "agent": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
@@ -100,6 +108,8 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "job.pause",
         "job.resume",
         "job.priority",
+        "memory.add",
+        "memory.delete",
         "agent.kill",
         "agent.limits",
     ]
@@ -138,6 +148,11 @@ VALID: dict[str, dict[str, object]] = {
     "job.resume": {"job": "j"},
     "job.priority": {"job": "j", "priority": "normal"},
     "job.attach": {"job": "j"},
+    "memory.add": {"content": "x"},
+    "memory.get": {"memory": "m"},
+    "memory.update": {"memory": "m", "content": "x"},
+    "memory.delete": {"memory": "m"},
+    "memory.search": {"query": "x"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
     "agent.limits": {"agent": "a"},
@@ -364,6 +379,12 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     assert keys(results.Prefetched) == fields(TABLE["context.prefetch"].result)
     assert TABLE["job.attach"].result == generation
     assert keys(results.ModelInfo) == fields(item(TABLE["llm.models"].result, "models"))
+    assert keys(results.Note) == fields(TABLE["memory.get"].result)
+    assert keys(results.NotePage) == fields(TABLE["memory.list"].result)
+    assert keys(results.Note) == fields(item(TABLE["memory.list"].result, "notes"))
+    assert keys(results.FoundNotes) == fields(TABLE["memory.search"].result)
+    assert keys(results.FoundNote) == fields(item(TABLE["memory.search"].result, "results"))
+    assert keys(results.MemoryStats) == fields(TABLE["memory.stats"].result)
     assert list(results.Usage.__slots__) == list(fields(item(generation, "usage")))
     assert set(results.Generation.__slots__) == set(fields(generation))
     taken = {p.name for p in TABLE["llm.generate"].params}

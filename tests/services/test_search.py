@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiosd.kernel.model import AgentId
@@ -247,6 +247,7 @@ def test_what_is_committed_while_vectors_are_read_counts(tmp_path: Path) -> None
     asyncio.run(main())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_no_query_is_taken_for_syntax(query: str) -> None:
     with in_memory() as t:
@@ -342,6 +343,7 @@ def test_the_vectors_that_are_found_are_the_nearest() -> None:
     assert {doc for doc, _ in nearest(vectors.view(), query, 10, among)} == {150, 201}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200))
 def test_a_set_of_vectors_holds_what_was_put_and_not_removed(steps: list[tuple[bool, int]]) -> None:
     vectors, model = VectorSet(2), dict[int, float]()

@@ -59,7 +59,7 @@ class Agents:
             "max_jobs": limits.max_jobs or self._d.config.limits.jobs_per_agent,
             "tokens_per_minute": limits.tokens_per_minute or 0,
             "weight": limits.weight or 1,
-            "memory_bytes": limits.memory_bytes or 0,
+            "memory_bytes": self._d.memory_quota(agent).of_agent,
             "storage_bytes": limits.storage_bytes or 0,
         }
 

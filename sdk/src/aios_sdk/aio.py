@@ -19,6 +19,7 @@ from aios_sdk.aiolink import AsyncLink
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
+from aios_sdk.memory import AsyncMemory
 from aios_sdk.paths import default_socket
 from aios_sdk.results import (
     ContextInfo,
@@ -182,6 +183,11 @@ class AsyncClient:
     async def contexts(self, *, all: bool = False) -> list[ContextInfo]:  # noqa: A002 - the param's name
         result = await self.call("context.list", all=all)
         return cast(list[ContextInfo], field(result, "contexts", list))
+
+    @property
+    def memory(self) -> AsyncMemory:
+        """What this agent remembers."""
+        return AsyncMemory(self)
 
     # ------------------------------------------------------------ inside
 

@@ -19,6 +19,7 @@ from typing import Literal, Unpack, cast
 from aios_sdk.calls import hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.link import Link
+from aios_sdk.memory import Memory
 from aios_sdk.paths import default_socket
 from aios_sdk.results import (
     ContextInfo,
@@ -191,6 +192,11 @@ class Client:
     def contexts(self, *, all: bool = False) -> list[ContextInfo]:  # noqa: A002 - the param's name
         result = self.call("context.list", all=all)
         return cast(list[ContextInfo], field(result, "contexts", list))
+
+    @property
+    def memory(self) -> Memory:
+        """What this agent remembers."""
+        return Memory(self)
 
     # ------------------------------------------------------------ inside
 

@@ -84,6 +84,67 @@ class ContextInfo(TypedDict):
     used_ms: int
 
 
+SearchMode = Literal["hybrid", "words", "vectors"]
+Enrichment = Literal["none", "waiting", "done", "failed"]
+
+
+class Note(TypedDict):
+    """What an agent remembers; keywords and summary are the model's, of an agentic note."""
+
+    memory: str
+    content: str
+    tags: list[str]
+    metadata: dict[str, object]
+    links: list[str]
+    keywords: NotRequired[list[str]]
+    summary: NotRequired[str]
+    enrichment: Enrichment
+    bytes: int
+    created_ms: int
+    updated_ms: int
+    used_ms: int
+
+
+class NotePage(TypedDict):
+    """next: where the next page begins; absent on the last."""
+
+    notes: list[Note]
+    next: NotRequired[str]
+
+
+class FoundNote(TypedDict):
+    """similarity: the cosine with the query, where the note has a vector."""
+
+    memory: str
+    content: str
+    tags: list[str]
+    metadata: dict[str, object]
+    score: float
+    similarity: NotRequired[float]
+
+
+class FoundNotes(TypedDict):
+    """mode: how it was really searched; reason: why not as asked."""
+
+    results: list[FoundNote]
+    mode: SearchMode
+    reason: NotRequired[str]
+
+
+class MemoryStats(TypedDict):
+    notes: int
+    bytes: int
+    quota_bytes: int
+    hot_notes: int
+    hot_bytes: int
+    hot_limit_bytes: int
+    hits: int
+    faults: int
+    evictions: int
+    without_vector: int
+    embedder: NotRequired[str]
+
+
 class ContextText(TypedDict):
     messages: list[ChatMessage]
     tokens: NotRequired[list[int]]

@@ -215,6 +215,40 @@ MODEL_INFO = _result(
     name=TEXT, path=TEXT, n_params_=COUNT, n_ctx_train_=COUNT, loaded=Bool(), kind=TEXT
 )
 
+TAG = Str(max_chars=64, min_chars=1)
+TAGS = List(TAG, max_items=32)
+NOTE: dict[str, Type] = {
+    "memory": ID,
+    "content": TEXT,
+    "tags": _many(TEXT),
+    "metadata": AnyMap(),
+}
+NOTE_INFO = _result(
+    **NOTE,
+    links=_many(ID),
+    keywords_=_many(TEXT),
+    summary_=TEXT,
+    enrichment=Str(choices=("none", "waiting", "done", "failed")),
+    bytes=COUNT,
+    created_ms=MS,
+    updated_ms=MS,
+    used_ms=MS,
+)
+SEARCH_MODE = Str(choices=("hybrid", "words", "vectors"))
+MEMORY_STATS = _result(
+    notes=COUNT,
+    bytes=COUNT,
+    quota_bytes=COUNT,
+    hot_notes=COUNT,
+    hot_bytes=COUNT,
+    hot_limit_bytes=COUNT,
+    hits=COUNT,
+    faults=COUNT,
+    evictions=COUNT,
+    without_vector=COUNT,
+    embedder_=TEXT,
+)
+
 # ---------------------------------------------------------------- params that several calls share
 
 CONTEXT = _needs("context", ID, "the context's id")
@@ -229,6 +263,11 @@ WAYS = (
     Param("tokens", TOKENS, "token ids as they are"),
 )
 WAY_NAMES = ("messages", "prompt", "tokens")
+
+MEMORY = _needs("memory", ID, "the note's id")
+OF_AGENT = Param(
+    "agent", AGENT, "another agent of this uid, where a group or a grant allows; absent: oneself"
+)
 
 STREAM = Param("stream", Bool(), "send chunks before the result", default=False)
 
@@ -510,6 +549,84 @@ TABLE: dict[str, Syscall] = {
             STREAM,
             chunk=Union((WORDS, NEWS), "words, or news of the job"),
             right="llm",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "memory.add",
+            "keep a note; it is found by its words at once, by its meaning soon",
+            _result(memory=ID),
+            _needs("content", PROMPT, "what to remember"),
+            Param("tags", TAGS, "to filter by"),
+            Param("metadata", AnyMap(), "anything that JSON can say, kept with it"),
+            Param(
+                "agentic",
+                Bool(),
+                "the model adds keywords, a summary, tags and links, later",
+                default=False,
+            ),
+            OF_AGENT,
+            right="memory",
+        ),
+        _syscall(
+            "memory.get",
+            "one note; it counts as used",
+            NOTE_INFO,
+            MEMORY,
+            right="memory",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "memory.update",
+            "change what is given of a note",
+            NOTHING,
+            MEMORY,
+            Param("content", PROMPT, "what to remember instead"),
+            Param("tags", TAGS, "all its tags from now on"),
+            Param("metadata", AnyMap(), "all its metadata from now on"),
+            right="memory",
+            is_repeatable=True,
+            one_of=(Group(("content", "tags", "metadata"), is_required=True, is_exclusive=False),),
+        ),
+        _syscall("memory.delete", "forget a note", NOTHING, MEMORY, right="memory"),
+        _syscall(
+            "memory.list",
+            "notes in the order they were made; next: give it as after for the next page",
+            _result(notes=_many(NOTE_INFO), next_=ID),
+            Param("limit", Int(1, 1000), "so many at most", default=100),
+            Param("after", ID, "those that come after this id"),
+            OF_AGENT,
+            right="memory",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "memory.search",
+            "the notes that fit best; mode says how they were found, reason why not as asked",
+            _result(
+                results=_many(
+                    _result(**NOTE, score=Float(-1e9, 1e9), similarity_=Float(-1.1, 1.1))
+                ),
+                mode=SEARCH_MODE,
+                reason_=TEXT,
+            ),
+            _needs("query", PROMPT, "words, or a sentence"),
+            Param("k", Int(1, 100), "so many at most", default=5),
+            Param(
+                "mode",
+                SEARCH_MODE,
+                "by words (BM25), by vectors (cosine), or both fused by rank",
+                default="hybrid",
+            ),
+            Param("tags", TAGS, "only notes with all of these"),
+            OF_AGENT,
+            right="memory",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "memory.stats",
+            "an agent's notes in figures: on the disk, and hot in RAM",
+            MEMORY_STATS,
+            OF_AGENT,
+            right="memory",
             is_repeatable=True,
         ),
         _syscall(
