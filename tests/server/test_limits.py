@@ -142,11 +142,16 @@ def test_limits_are_told_to_the_uid_set_by_an_admin_and_last_over_a_restart(
             "max_jobs": Limits().jobs_per_agent,
             "tokens_per_minute": 0,
             "weight": 1,
-            "memory_bytes": 0,
+            "memory_bytes": Limits().memory_bytes,
             "storage_bytes": 0,
         }
         told = ok(peer.ask("agent.limits", agent="b", **limits))
-        assert told == {"agent": "b", "uid": os.getuid(), "memory_bytes": 0, **limits}
+        assert told == {
+            "agent": "b",
+            "uid": os.getuid(),
+            "memory_bytes": Limits().memory_bytes,
+            **limits,
+        }
     with served(tmp_path) as daemon, RawPeer(daemon.config.socket, "a") as peer:
         assert ok(peer.ask("agent.limits", agent="b")) == told
         assert daemon.driver.kernel.wake_ns() is None
