@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiosd.services import access
+from aiosd.services.privileges import AgentRule, Settings
 from aiosd.settings import key
 
 AGENT_PATTERN = r"[A-Za-z0-9._-]{1,64}"
@@ -164,12 +165,31 @@ class Access:
         reloads=True,
     )
 
-    def fixed_groups(self) -> dict[tuple[int, str], access.Group]:
-        """The groups of the file, by uid and name."""
-        made = {}
-        for name, group in self.groups.items():
-            uid = os.getuid() if group.uid < 0 else group.uid
-            mode: access.Mode = group.mode  # type: ignore[assignment]  # one of its choices
-            members = frozenset(group.members)
-            made[uid, name] = access.Group(uid, name, mode, members, frozenset(group.rights))
-        return made
+    def settings(self) -> Settings:
+        """What the access manager works with."""
+        return Settings(
+            everyone=frozenset(self.rights),
+            operators=frozenset(self.operators),
+            same_uid=_mode(self.same_uid),
+            agents=tuple(
+                AgentRule(name, frozenset(rule.rights), frozenset(rule.without))
+                for name, rule in self.agents.items()
+            ),
+            groups={(g.uid, g.name): g for g in map(_group, self.groups, self.groups.values())},
+            confirms=tuple(rule.rule() for rule in self.confirm),
+            groups_per_uid=self.groups_per_uid,
+            members_per_group=self.members_per_group,
+            grants_per_agent=self.grants_per_agent,
+            rules_per_uid=self.rules_per_uid,
+        )
+
+
+def _group(name: str, group: FixedGroup) -> access.Group:
+    uid = os.getuid() if group.uid < 0 else group.uid
+    members, rights = frozenset(group.members), frozenset(group.rights)
+    return access.Group(uid, name, _mode(group.mode), members, rights)
+
+
+def _mode(text: str) -> access.Mode:
+    assert text in ("none", "read", "write")  # the key's choices
+    return text  # type: ignore[return-value]  # mypy doesn't narrow a str by "in"

@@ -105,7 +105,7 @@ def test_tables_in_tables_are_read_and_written_back(tmp_path: Path) -> None:
     got = config.load(str(file), {})
     assert got.access.operators == ("aiosctl", "me")
     assert got.access.agents["1000:bot-*"].without == ("tool",)
-    assert got.access.fixed_groups()[1000, "team"].members == {"alice", "bob"}
+    assert got.access.settings().groups[1000, "team"].members == {"alice", "bob"}
     assert got.access.confirm[0].rule().acts == {"delete"}
     file.write_text(config.to_toml(got))
     assert config.load(str(file), {}) == got

@@ -1,45 +1,86 @@
-"""The access manager: decides for calls, by the pure decision, and lets them wait for a person."""
+"""The access manager: decides for calls, lets them wait for a person, keeps the audit.
+
+Handlers ask before they act: check() where the answer must come at once, admit() where it may take
+a person's time.  What is decided is services/access.decide's part alone.
+"""
 
 from __future__ import annotations
 
-import os
-import secrets
-from dataclasses import replace
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import structlog
 
 from aios_sdk.errors import Denied, InvalidParams, NotFound
 from aiosd.kernel.model import AgentId
+from aiosd.server.approvals import Approvals
 from aiosd.server.generate import now_ms
-from aiosd.services import access
-from aiosd.services.access import Act, Decision, Grant, Mode, Rules, Subject, Target, Verdict
+from aiosd.services import access, saved_access
+from aiosd.services.access import Act, Decision, Grant, Mode, Subject, Target, Verdict
+from aiosd.services.audit import Entry
+from aiosd.services.audit_log import AuditLog
+from aiosd.services.database import Transaction
+from aiosd.services.privileges import Privileges, new_id
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
 
+log = structlog.get_logger()
+
 
 class AccessManager:
-    """Who holds what, and the decisions that follow."""
+    """Who holds what, and the decisions that follow.
+
+    owner_of  by kind: whose a thing of that name is, None if there is none; for access.check
+    """
 
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
-        self.rules = Rules()
+        config = daemon.config.access
+        self.privileges = Privileges(daemon.database, config.settings(), now_ms)
+        self.audit = AuditLog(daemon.database, config.audit_entries, now_ms)
+        self.approvals = Approvals(daemon, self)
+        self.owner_of: dict[str, Callable[[str], AgentId | None]] = {}
+
+    async def begin(self) -> None:
+        """What waited for a person when an earlier daemon ended is refused."""
+
+        def work(t: Transaction) -> None:
+            for w in saved_access.take_waiting(t):
+                target = Target(w.kind, w.owner, w.name)
+                self.audit.append(t, entry("refused", w.agent, w.act, target, "restart"))
+
+        await self._d.database.write(work)
+
+    def configure(self) -> None:
+        """Put the [access] table into force."""
+        config = self._d.config.access
+        self.privileges.configure(config.settings())
+        self.audit.max_entries = config.audit_entries
+
+    async def tidy(self) -> None:
+        """Let go what has run out, and write what the audit has counted."""
+        await self.privileges.expire()
+        await self.audit.flush()
 
     # ------------------------------------------------------------ deciding
 
     def subject(self, agent: AgentId) -> Subject:
         """The agent with all that it holds now."""
-        rights = frozenset(access.EVERYONE)
-        if agent.uid in (0, os.getuid()):
-            rights = frozenset(access.RIGHTS)
-        return Subject(agent, rights, is_operator=agent.name == "aiosctl")
+        return self.privileges.subject(agent)
 
     def decide(self, subject: Subject, act: Act, target: Target) -> Decision:
-        return access.decide(subject, act, target, self.rules, now_ms())
+        """What would be decided; leaves no trace."""
+        return access.decide(subject, act, target, self.privileges.rules, now_ms())
 
     def check_right(self, agent: AgentId, right: str, method: str) -> None:
         """Denied unless the agent holds the right that the table asks for."""
-        if right not in self.subject(agent).rights:
+        is_held = right in self.subject(agent).rights
+        if not is_held or right == "admin":
+            event = "admin" if is_held else "denied"
+            self.note(event, agent, "call", Target("syscall", None, method), "right")
+        if not is_held:
             raise Denied(f"{method} needs the right {right!r}", right=right)
 
     def check(
@@ -52,18 +93,34 @@ class AccessManager:
         """
         subject = who if isinstance(who, Subject) else self.subject(who.agent)
         decision = self.decide(subject, act, target)
-        if decision.verdict is Verdict.ALLOWED:
-            return
         if decision.verdict is Verdict.ASK and is_confirmed:
             return
-        raise _refusal(decision, target)
+        self._note_decision(subject.agent, act, target, decision)
+        if decision.verdict is not Verdict.ALLOWED:
+            raise _refusal(decision, target)
 
     async def admit(self, call: Call, act: Act, target: Target) -> None:
         """As check(), but where a person must confirm, the call waits until one does.
 
-        The caller is told with a chunk (if it streams); its deadline and its cancel hold.
+        The caller is told with a chunk; its deadline and its cancel hold.
         """
-        self.check(call, act, target)
+        decision = self.decide(self.subject(call.agent), act, target)
+        if decision.verdict is not Verdict.ASK:
+            self.check(call, act, target)
+            return
+        await self.approvals.confirm(call, act, target)
+        self.check(call, act, target, is_confirmed=True)  # it may have been revoked meanwhile
+
+    def sees(self, call: Call, owner: AgentId) -> bool:
+        """Whether the caller may know that the owner's jobs and agents exist, and their figures."""
+        if owner.uid != call.agent.uid:
+            self.note_admin_sees(call)
+        return access.may_see(owner, call.subject)
+
+    def note_admin_sees(self, call: Call) -> None:
+        """An admin is shown what other uids do."""
+        if call.is_admin:
+            self.note("admin", call.agent, "see", Target("syscall", None, call.method), "admin")
 
     # ------------------------------------------------------------ grants
 
@@ -81,41 +138,55 @@ class AccessManager:
         if mode not in ("read", "write") or kind not in access.GRANTED:
             raise InvalidParams(f"nothing to grant: {mode} of {kind}", field="mode")
         expires_ms = None if expires_s is None else now_ms() + expires_s * 1000
-        grant = Grant("g" + secrets.token_hex(8), owner, holder, kind, name, mode, expires_ms)
-        grants = dict(self.rules.grants)
-        grants[owner] = (*grants.get(owner, ()), grant)
-        self.rules = replace(self.rules, grants=grants)
+        grant = Grant(new_id("g"), owner, holder, kind, name, mode, expires_ms)
+        await self.privileges.add_grant(grant, lambda _: None)
         return grant
 
-    async def revoke(self, owner: AgentId, grant: str) -> None:
-        """End one of the owner's grants.  NotFound if it isn't there."""
-        kept = tuple(g for g in self.rules.grants.get(owner, ()) if g.id != grant)
-        if len(kept) == len(self.rules.grants.get(owner, ())):
+    async def revoke(self, owner: AgentId, grant: str) -> Grant:
+        """End one of the owner's grants, and say which.  NotFound if it isn't there."""
+        found = [g for g in self.grants_of(owner)[0] if g.id == grant]
+        if not found:
             raise NotFound(f"no grant {grant!r}", grant=grant)
-        self.rules = replace(self.rules, grants={**self.rules.grants, owner: kept})
+        await self.privileges.drop_grants(owner, found, lambda _: None)
+        return found[0]
+
+    async def forget_grants(self, owner: AgentId, kind: str, name: str) -> None:
+        """End the owner's grants of that one thing: it is no more."""
+        given = self.grants_of(owner)[0]
+        gone = [g for g in given if (g.kind, g.name) == (kind, name)]
+        if gone:
+            await self.privileges.drop_grants(owner, gone, lambda _: None)
 
     def grants_of(self, agent: AgentId) -> tuple[list[Grant], list[Grant]]:
         """What the agent has granted, and what it was granted, as far as it hasn't expired."""
-        now, groups = now_ms(), self.subject(agent).groups
-        live = [
-            g
-            for grants in self.rules.grants.values()
-            for g in grants
-            if g.owner.uid == agent.uid and (g.expires_ms is None or now < g.expires_ms)
-        ]
-        given = [g for g in live if g.owner == agent]
-        held = [
-            g
-            for g in live
-            if g.owner != agent
-            and (g.holder == agent.name or (g.holder[:1] == "@" and g.holder[1:] in groups))
-        ]
-        return given, held
+        return self.privileges.grants_of(agent)
+
+    # ------------------------------------------------------------ the audit
+
+    def note(self, event: str, agent: AgentId, act: str, target: Target, by: str) -> None:
+        """Into the audit, counted with what is alike."""
+        self.audit.note(entry(event, agent, act, target, by))
+
+    def _note_decision(self, agent: AgentId, act: Act, target: Target, decision: Decision) -> None:
+        match decision.verdict:
+            case Verdict.DENIED | Verdict.ASK:
+                self.note("denied", agent, act, target, decision.by)
+            case Verdict.NOT_FOUND:
+                self.note("hidden", agent, act, target, decision.by)
+            case Verdict.ALLOWED if decision.by == "admin":
+                self.note("admin", agent, act, target, decision.by)
+
+
+def entry(event: str, agent: AgentId, act: str, target: Target, by: str) -> Entry:
+    return Entry(now_ms(), event, agent, act, target.kind, target.owner, target.name, by)
 
 
 def _refusal(decision: Decision, target: Target) -> Denied | NotFound:
-    if decision.verdict is Verdict.NOT_FOUND:
-        return NotFound(decision.reason, **{target.kind: target.name})
-    if decision.right is not None:
-        return Denied(decision.reason, right=decision.right)
+    match decision.verdict:
+        case Verdict.NOT_FOUND:
+            return NotFound(decision.reason, **{target.kind: target.name})
+        case Verdict.ASK:
+            return Denied(f"{decision.reason}, which this call can't wait for")
+        case _ if decision.right is not None:
+            return Denied(decision.reason, right=decision.right)
     return Denied(decision.reason)

@@ -75,6 +75,7 @@ class Daemon:
         daemon = cls(config, model, database, notifier or notify.Notifier({}))
         try:
             await daemon.contexts.load()
+            await daemon.access.privileges.load()
             for agent, figures in (await database.read(saved_agents.load_all)).items():
                 daemon.agents.restore(agent, *figures)
             for agent in await daemon.agent_limits.load():
@@ -183,6 +184,8 @@ class Daemon:
                 self.tasks.create_task(self.database.run())
                 await self.search.start()
                 searching = self.tasks.create_task(self.search.run())
+                self.tasks.create_task(self.access.audit.run())
+                await self.access.begin()
                 housekeeping = self.tasks.create_task(self._keep_house())
                 lag = self.tasks.create_task(self._watch_lag())
                 await self.detached.resume()
@@ -213,6 +216,7 @@ class Daemon:
                 log.info("flushed", contexts_in_files=n_files)
                 with contextlib.suppress(SyscallError):  # a full disk: when notes were used
                     await self.memory.flush()
+                await self.access.audit.close()
                 await self.database.close()
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
@@ -291,6 +295,7 @@ class Daemon:
                     log.info("context_retired", context=context.id, uid=context.agent.uid)
                 await self.detached.tidy()
                 await self.memory.flush()
+                await self.access.tidy()
                 await self.database.write(saved_agents.forget_unused)
             except SyscallError as error:
                 log.warning("housekeeping", reason=error.message)

@@ -40,6 +40,7 @@ _RIGHT_OF: Final = {"context": "context", "memory": "memory", "storage": "storag
 _SHOWN: Final = ("context", "job", "agent")  # a uid's agents see each other's, without the words
 _STEERED: Final = ("job", "agent")  # and may stop each other's: names in a uid are self-declared
 GRANTED: Final = ("context", "memory", "storage")  # what a grant may be about
+_SHARED: Final = (*GRANTED, "job")  # what groups and the mode of a uid are about
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ class Group:
 class Grant:
     """What an owner lets another agent of its uid, or "@group", do until it expires.
 
-    name  "" is all of that kind; a path covers what is below it
+    holder  an agent of the owner's uid, or "@group"
+    name    "" is all of that kind; a path covers what is below it
     """
 
     id: str
@@ -210,7 +212,7 @@ class Decision:
 def decide(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int) -> Decision:
     """Whether the subject may do that to the target, which exists."""
     needed = "admin" if act == "admin" else _RIGHT_OF.get(target.kind)
-    if needed is not None and not subject.is_admin and needed not in subject.rights:
+    if needed is not None and needed not in subject.rights:
         words = f"agent {subject.agent.name} needs the right {needed!r} for this"
         return Decision(Verdict.DENIED, "right", words, needed)
     by = _reach(subject, act, target, rules, now_ms)
@@ -246,6 +248,8 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
         return "uid"
     if subject.is_operator:
         return "operator"
+    if kind not in _SHARED:
+        return None
     if act in _ALLOWED_BY[rules.same_uid]:
         return "uid"
     for name in subject.groups:

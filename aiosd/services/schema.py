@@ -181,6 +181,95 @@ _MEMORY = (
         PRIMARY KEY (uid, agent)
     ) STRICT, WITHOUT ROWID
     """,
+# Who may do what, as access.* has set it.  A right that is_held = 0 was taken away.
+_ACCESS = (
+    """
+    CREATE TABLE access_groups (
+        uid         INTEGER NOT NULL,
+        name        TEXT    NOT NULL,
+        mode        TEXT    NOT NULL CHECK (mode IN ('none', 'read', 'write')),
+        rights      TEXT    NOT NULL,
+        members     TEXT    NOT NULL,
+        PRIMARY KEY (uid, name)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE access_rights (
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        name        TEXT    NOT NULL,
+        is_held     INTEGER NOT NULL,
+        expires_ms  INTEGER,
+        PRIMARY KEY (uid, agent, name)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE access_grants (
+        id          TEXT    PRIMARY KEY,
+        uid         INTEGER NOT NULL,
+        owner       TEXT    NOT NULL,
+        holder      TEXT    NOT NULL,
+        kind        TEXT    NOT NULL,
+        name        TEXT    NOT NULL,
+        mode        TEXT    NOT NULL CHECK (mode IN ('read', 'write')),
+        expires_ms  INTEGER
+    ) STRICT
+    """,
+    # What was approved for good: owner_uid and owner are NULL for what is nobody's.
+    """
+    CREATE TABLE access_rules (
+        id          TEXT    PRIMARY KEY,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        act         TEXT    NOT NULL,
+        kind        TEXT    NOT NULL,
+        owner_uid   INTEGER,
+        owner       TEXT,
+        name        TEXT    NOT NULL
+    ) STRICT
+    """,
+    # What waits for a person: a row that a restart finds is a refusal.
+    """
+    CREATE TABLE access_requests (
+        id          TEXT    PRIMARY KEY,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        act         TEXT    NOT NULL,
+        kind        TEXT    NOT NULL,
+        owner_uid   INTEGER,
+        owner       TEXT,
+        name        TEXT    NOT NULL
+    ) STRICT
+    """,
+    # Each row's hash covers the row and the hash of the one before.  anchor: the last one let go.
+    """
+    CREATE TABLE audit (
+        seq         INTEGER PRIMARY KEY,
+        time_ms     INTEGER NOT NULL,
+        last_ms     INTEGER NOT NULL,
+        n           INTEGER NOT NULL,
+        event       TEXT    NOT NULL,
+        uid         INTEGER NOT NULL,
+        agent       TEXT    NOT NULL,
+        act         TEXT    NOT NULL,
+        kind        TEXT    NOT NULL,
+        owner_uid   INTEGER,
+        owner       TEXT,
+        name        TEXT    NOT NULL,
+        decided_by  TEXT    NOT NULL,
+        hash        BLOB    NOT NULL
+    ) STRICT
+    """,
+    """
+    CREATE TABLE audit_chain (
+        one         INTEGER PRIMARY KEY CHECK (one = 1),
+        anchor_seq  INTEGER NOT NULL,
+        anchor_hash BLOB    NOT NULL,
+        head_seq    INTEGER NOT NULL,
+        head_hash   BLOB    NOT NULL
+    ) STRICT
+    """,
+    "INSERT INTO audit_chain VALUES (1, 0, zeroblob(32), 0, zeroblob(32))",
 )
 
 
@@ -197,4 +286,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _all_of(_SEARCH),
     _all_of(_LIMITS),
     _all_of(_MEMORY),
+    _all_of(_ACCESS),
 )

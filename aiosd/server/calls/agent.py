@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from aios_sdk.errors import NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
-from aiosd.services import access
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Agents:
             "agents": [
                 self._describe_agent(a.id)
                 for a in self._d.agents.all()
-                if access.may_see(a.id, call.subject)
+                if self._d.access.sees(call, a.id)
             ]
         }
 

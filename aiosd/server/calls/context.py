@@ -11,8 +11,8 @@ from aios_sdk.errors import (
 )
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
-from aiosd.services import access, entries
 from aiosd.services import context as contexts
+from aiosd.services import entries
 from aiosd.services.access import Act
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Contexts:
             "contexts": [
                 self._describe_context(c)
                 for c in self._d.contexts.all()
-                if c.agent == call.agent or (wants_all and access.may_see(c.agent, call.subject))
+                if c.agent == call.agent or (wants_all and self._d.access.sees(call, c.agent))
             ]
         }
 

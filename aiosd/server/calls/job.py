@@ -13,7 +13,6 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.model import JobId, Outcome, Priority
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
-from aiosd.services import access
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Jobs:
                 }
                 for job, record in self._d.driver.jobs.items()
                 if record.agent == call.agent
-                or (wants_all and access.may_see(record.agent, call.subject))
+                or (wants_all and self._d.access.sees(call, record.agent))
             ]
         }
 
@@ -60,7 +59,7 @@ class Jobs:
             return subject, [] if subject is None else story.story(subject, entries)
 
         subject, moments = await self._d.in_worker(told)
-        if subject is None or not access.may_see(subject.agent, call.subject):
+        if subject is None or not self._d.access.sees(call, subject.agent):
             raise NotFound(f"no job {job!r} in the journal", job=job)
         behind_ns = generate.now_ms() * 10**6 - time.monotonic_ns()
         return {

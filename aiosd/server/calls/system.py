@@ -79,13 +79,13 @@ class System:
         d = self._d
         kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
         n_by_state = kernel.counts
-        seen = [c for c in d.contexts.all() if access.may_see(c.agent, call.subject)]
+        seen = [c for c in d.contexts.all() if d.access.sees(call, c.agent)]
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": (time.monotonic_ns() - d.started_ns) // 10**9,
             "state": "stopping" if d.is_stopping else "serving",
-            "agents": sum(access.may_see(a.id, call.subject) for a in d.agents.all()),
+            "agents": sum(d.access.sees(call, a.id) for a in d.agents.all()),
             "contexts": {
                 "n": len(seen),
                 "bytes": sum(c.n_bytes for c in seen),
@@ -158,6 +158,7 @@ class System:
         began_ns = now_ns - int(call.params["seconds"] * 1e9)
         timeline = self._d.driver.timeline.since(began_ns)
         subject = call.subject
+        self._d.access.note_admin_sees(call)
 
         def made() -> Result:  # thousands of events: not on the loop
             return trace.chrome_trace(
