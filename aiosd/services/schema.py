@@ -181,6 +181,8 @@ _MEMORY = (
         PRIMARY KEY (uid, agent)
     ) STRICT, WITHOUT ROWID
     """,
+)
+
 # Who may do what, as access.* has set it.  A right that is_held = 0 was taken away.
 _ACCESS = (
     """
