@@ -334,8 +334,9 @@ class Config:
     )
     log_format: str = _key(
         "auto",
-        "How: for people (`console`), for machines (`json`).",
-        choices=("auto", "console", "json"),
+        "How: for people (`console`), for machines (`json`), with fields for the journal "
+        "(`journal`); `auto` looks where stderr leads.",
+        choices=("auto", "console", "json", "journal"),
     )
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)

@@ -161,7 +161,7 @@ class Driver:
                 self.leaders = {}
                 self.post(ev.RunDone(lanes))
             case EngineDied(traceback=traceback):
-                log.error("engine_bug", traceback=traceback)
+                log.error("engine_bug", exception=traceback)
 
     def _progress(self, progress: Progress) -> None:
         if progress.leaders is not None:

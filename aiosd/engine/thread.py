@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 
+from aiosd import tracebacks
 from aiosd.engine.base import Ending, EngineError, JobSpec, Output, Stepper, StepReport
 from aiosd.engine.spans import Note, Recorder
 from aiosd.kernel.events import Clear, Load, Move, Run, Save
@@ -209,8 +209,8 @@ class EngineThread:
         self.busy_since_ns = time.monotonic_ns()
         try:
             return self._stepper.tidy(idle_s)
-        except Exception:  # a bug in what can wait is no reason to end the thread
-            self._post(EngineDied(traceback.format_exc()))
+        except Exception as error:  # a bug in what can wait is no reason to end the thread
+            self._post(EngineDied(tracebacks.of(error)))
             self._may_tidy = False
             return None
         finally:
@@ -246,8 +246,8 @@ class EngineThread:
                     self._stepper.move(context, source, target)
             if isinstance(command, Save | Clear | Load | Move):
                 self._recorder.command(command, self.busy_since_ns, time.monotonic_ns())
-        except Exception:  # whatever it is, the thread must go on serving the others
-            self._post(EngineDied(traceback.format_exc()))
+        except Exception as error:  # whatever it is, the thread must go on serving the others
+            self._post(EngineDied(tracebacks.of(error)))
             self._empty(slots)
 
     def _open(self, spec: JobSpec) -> None:
@@ -273,8 +273,8 @@ class EngineThread:
                     break
                 if any(lane_sum.is_done() for lane_sum in sums.values()):
                     break
-        except Exception:  # a bug fails this Run's jobs; the others and the thread live on
-            self._post(EngineDied(traceback.format_exc()))
+        except Exception as error:  # a bug fails this Run's jobs; the others and the thread live on
+            self._post(EngineDied(tracebacks.of(error)))
             self._fail(sums, {job: _BUG for job, its in sums.items() if its.outcome is None})
             self._empty(tuple(lane.slot for lane in lanes))
         self._recorder.flush()
@@ -286,8 +286,8 @@ class EngineThread:
             self._adapted_ns = now_ns
             try:
                 self._adapt()
-            except Exception:  # a bug in the tuning is no reason to fail anyone's job
-                self._post(EngineDied(traceback.format_exc()))
+            except Exception as error:  # a bug in the tuning is no reason to fail anyone's job
+                self._post(EngineDied(tracebacks.of(error)))
                 self._adapt = None
         began_ns = time.monotonic_ns()
         report: StepReport = self._stepper.step(lanes)
@@ -316,8 +316,10 @@ class EngineThread:
         for slot in slots:
             try:
                 self._stepper.clear(slot)
-            except Exception:  # the engine is broken; what uses this slot next fails and says so
-                self._post(EngineDied(traceback.format_exc()))
+            except (
+                Exception
+            ) as error:  # the engine is broken; what uses this slot next fails and says so
+                self._post(EngineDied(tracebacks.of(error)))
 
 
 def _call(function: Callable[[], object], done: Callable[[object, Exception | None], None]) -> None:

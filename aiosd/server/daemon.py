@@ -14,7 +14,7 @@ import structlog
 
 from aios_sdk import wire
 from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unavailable
-from aiosd import __version__
+from aiosd import __version__, logs
 from aiosd.admission import Admission
 from aiosd.config import Config
 from aiosd.driver import Driver
@@ -179,6 +179,7 @@ class Daemon:
     async def _serve(self, on_ready: Callable[[], None]) -> None:
         self.endpoints = listener.endpoints(Path(self.config.socket), self.config.socket_mode)
         self.thread.start()
+        self.loop.set_exception_handler(logs.say_loop_bug)
         try:
             async with self.tasks:
                 self.tasks.create_task(self.database.run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import structlog
@@ -24,8 +25,8 @@ def load_model(config: Config) -> Model:
         available_bytes(),
     )
     log.info("loading", path=str(path), slots=config.slots, slot_tokens=config.slot_tokens)
-    set_log_sink(lambda level, line: log.warning("llama.cpp", level=level, line=line))
-    return LlamaModel(
+    set_log_sink(lambda level, line: log.warning("llama.cpp", severity=level, line=line))
+    model = LlamaModel(
         path,
         name=models.name_of(path),
         n_slots=config.slots,
@@ -34,6 +35,17 @@ def load_model(config: Config) -> Model:
         n_threads=config.n_threads,
         n_batch=n_batch(config),
     )
+    # From here on what it says may quote a grammar or a prompt: who speaks is all that's logged.
+    set_log_sink(
+        lambda level, line: log.warning("llama.cpp", severity=level, function=speaker(line))
+    )
+    return model
+
+
+def speaker(line: str) -> str | None:
+    """The function that a line of llama.cpp's log begins with, if it does."""
+    match = re.match(r"(?:llama|ggml|gguf)[a-z0-9_]*(?=: )", line)
+    return match[0] if match else None
 
 
 def n_batch(config: Config) -> int:

@@ -250,7 +250,8 @@ def test_a_bug_fails_the_jobs_of_its_run_and_the_thread_lives_on(bench: Bench) -
     said, reports = bench.until_home()
     assert [(r.job, r.outcome) for r in reports] == [("a", Outcome.FAILED), ("b", Outcome.FAILED)]
     [died] = [m for m in said if isinstance(m, EngineDied)]
-    assert "ZeroDivisionError: oh" in died.traceback
+    assert died.traceback.endswith("ZeroDivisionError")  # a message may quote anything
+    assert "in bug" in died.traceback
     errors = {e.job: e.error for m in said if isinstance(m, Progress) for e in m.endings}
     assert errors == dict.fromkeys("ab", "the engine failed: a bug, the log has its traceback")
     bench.model.before_decode = None
@@ -396,7 +397,7 @@ def test_a_bug_in_what_can_wait_is_told_once_and_the_thread_lives_on() -> None:
         engine.may_go_on.set()
         message = messages.get(timeout=PATIENCE_S)
         assert isinstance(message, EngineDied)
-        assert "ZeroDivisionError: a bug" in message.traceback
+        assert message.traceback.endswith("ZeroDivisionError")
         done = threading.Event()
         engine_thread.put(Call(lambda: None, lambda _result, _error: done.set()))
         assert done.wait(PATIENCE_S)
