@@ -23,6 +23,7 @@ ENTRIES = {
     "story": Entry("aiosctl.story", "story", "All that happened to one job.", LOOK),
     "trace": Entry("aiosctl.trace", "trace", "What the slots did, as a trace or picture.", LOOK),
     "events": Entry("aiosctl.events", "events", "What happens, as it happens.", LOOK),
+    "logs": Entry("aiosctl.logs", "logs", "The daemon's log.", LOOK),
     "metrics": Entry("aiosctl.metrics", "metrics", "The figures, for Prometheus.", LOOK),
     "ping": Entry("aiosctl.ping", "ping", "Whether the daemon answers, and how fast.", LOOK),
     "job": Entry("aiosctl.job", "job", "List, follow, end, pause and rank jobs.", MANAGE),
