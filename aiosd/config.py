@@ -20,6 +20,7 @@ from aiosd.metrics_config import Metrics
 from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
 from aiosd.settings import key as _key
 from aiosd.settings import reference as _reference
+from aiosd.storage_config import StorageConfig
 
 __all__ = [
     "GIB",
@@ -32,6 +33,7 @@ __all__ = [
     "ConfigError",
     "Limits",
     "Metrics",
+    "StorageConfig",
     "keys",
     "load",
     "parse_bytes",
@@ -341,6 +343,7 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     access: Access = field(default_factory=Access)
     metrics: Metrics = field(default_factory=Metrics)
+    storage: StorageConfig = field(default_factory=StorageConfig)
 
     @property
     def n_lanes(self) -> int:
@@ -353,7 +356,12 @@ class Config:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-TABLES: dict[str, type[Any]] = {"limits": Limits, "access": Access, "metrics": Metrics}
+TABLES: dict[str, type[Any]] = {
+    "limits": Limits,
+    "access": Access,
+    "metrics": Metrics,
+    "storage": StorageConfig,
+}
 """The tables beside the first one, each the field of Config of that name."""
 
 

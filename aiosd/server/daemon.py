@@ -53,6 +53,9 @@ from aiosd.services.retention import Retention
 from aiosd.services.saved_notes import Quota
 from aiosd.services.schema import MIGRATIONS
 from aiosd.services.search import Search
+from aiosd.services.storage.index import Index
+from aiosd.services.storage.rows import Limits as StorageLimits
+from aiosd.services.storage.store import Storage
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -113,6 +116,14 @@ class Daemon:
                 self.memory_quota,
             ),
         )
+        self.storage = Storage(
+            Path(config.state_dir) / "storage",
+            database,
+            self.storage_limits,
+            now_ms,
+            config=lambda: self.config.storage,
+        )
+        self.storage_index = Index(database, self.search, self.storage, lambda: self.config.storage)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(
@@ -184,9 +195,11 @@ class Daemon:
             async with self.tasks:
                 self.tasks.create_task(self.database.run())
                 await self.search.start()
+                await self.storage.recover()
                 searching = self.tasks.create_task(self.search.run())
                 self.tasks.create_task(self.access.audit.run())
                 await self.access.begin()
+                indexing = self.tasks.create_task(self.storage_index.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
                 lag = self.tasks.create_task(self._watch_lag())
                 await self.detached.resume()
@@ -210,9 +223,11 @@ class Daemon:
                     endpoint.remove()
                 housekeeping.cancel()
                 searching.cancel()
+                indexing.cancel()
                 watching.cancel()
                 lag.cancel()
                 await self._drain()
+                await self.storage.close()
                 n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
                 log.info("flushed", contexts_in_files=n_files)
                 with contextlib.suppress(SyscallError):  # a full disk: when notes were used
@@ -247,6 +262,18 @@ class Daemon:
         limits = self.config.limits
         return Retention(
             limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
+        )
+
+    def storage_limits(self, agent: AgentId) -> StorageLimits:
+        """What an agent may store, by agent.limits or the configuration."""
+        config = self.config.storage
+        own = self.agent_limits.of(agent).storage_bytes
+        return StorageLimits(
+            n_bytes=config.agent_bytes if own is None else own,
+            n_files=config.agent_files,
+            versions_per_file=config.versions_per_file,
+            history_bytes=config.history_bytes,
+            bytes_per_uid=config.uid_bytes,
         )
 
     async def _listen(self, endpoint: listener.Endpoint) -> asyncio.Server:
@@ -297,6 +324,7 @@ class Daemon:
                 await self.detached.tidy()
                 await self.memory.flush()
                 await self.access.tidy()
+                await self.storage.tidy()
                 await self.database.write(saved_agents.forget_unused)
             except SyscallError as error:
                 log.warning("housekeeping", reason=error.message)
@@ -408,6 +436,7 @@ class Daemon:
         agent = self.agents.enter(session.agent, now_ms())
         agent.n_connections -= 1
         self.agents.leave(session.agent)
+        self.storage.drop_uploads(session.id)
         if not self._sessions.get(session.uid):
             self._sessions.pop(session.uid, None)
 

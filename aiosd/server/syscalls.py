@@ -13,6 +13,7 @@ from aiosd.server.calls.job import Jobs
 from aiosd.server.calls.llm import Llm
 from aiosd.server.calls.memory import Memories
 from aiosd.server.calls.model import ModelFiles
+from aiosd.server.calls.storage import StorageCalls
 from aiosd.server.calls.system import System
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ NOUNS = {
     "llm": Llm,
     "memory": Memories,
     "model": ModelFiles,
+    "storage": StorageCalls,
     "sys": System,
 }
 

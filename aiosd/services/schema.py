@@ -275,6 +275,77 @@ _ACCESS = (
 )
 
 
+# Files of agents (services/storage).  storage_files has a row per path that has or had a file;
+# is_old marks history: every version but a live file's current one.  pending is what a killed
+# daemon has to finish with the visible files; indexed is the version that search knows.
+_STORAGE = (
+    """
+    CREATE TABLE storage_roots (
+        key             INTEGER PRIMARY KEY,
+        uid             INTEGER NOT NULL,
+        agent           TEXT    NOT NULL,
+        n_files         INTEGER NOT NULL DEFAULT 0,
+        n_bytes         INTEGER NOT NULL DEFAULT 0,
+        n_history_bytes INTEGER NOT NULL DEFAULT 0,
+        pending         TEXT,
+        UNIQUE (uid, agent)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE storage_files (
+        key             INTEGER PRIMARY KEY AUTOINCREMENT,
+        root            INTEGER NOT NULL REFERENCES storage_roots,
+        path            TEXT    NOT NULL,
+        version         INTEGER NOT NULL,
+        sha256          TEXT,
+        size            INTEGER NOT NULL,
+        stamp           TEXT    NOT NULL,
+        token           TEXT    NOT NULL,
+        modified_ms     INTEGER NOT NULL,
+        created_ms      INTEGER NOT NULL,
+        indexed         INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (root, path)
+    ) STRICT
+    """,
+    "CREATE INDEX storage_to_index ON storage_files (key) WHERE indexed != version",
+    """
+    CREATE TABLE storage_versions (
+        root            INTEGER NOT NULL REFERENCES storage_roots,
+        file            INTEGER NOT NULL REFERENCES storage_files ON DELETE CASCADE,
+        version         INTEGER NOT NULL,
+        sha256          TEXT,
+        size            INTEGER NOT NULL,
+        created_ms      INTEGER NOT NULL,
+        op              TEXT    NOT NULL,
+        by              TEXT    NOT NULL,
+        is_old          INTEGER NOT NULL,
+        PRIMARY KEY (file, version)
+    ) STRICT
+    """,
+    "CREATE INDEX storage_versions_by_hash ON storage_versions (sha256)",
+    # The parts of a text file that can be searched; a file may be gone before its chunks are.
+    """
+    CREATE TABLE storage_chunks (
+        doc             INTEGER PRIMARY KEY,
+        root            INTEGER NOT NULL,
+        file            INTEGER NOT NULL,
+        version         INTEGER NOT NULL,
+        start           INTEGER NOT NULL
+    ) STRICT
+    """,
+    "CREATE INDEX storage_chunks_by_file ON storage_chunks (file)",
+    "CREATE INDEX storage_chunks_by_root ON storage_chunks (root, file)",
+    "CREATE INDEX storage_history ON storage_versions (root, created_ms) WHERE is_old",
+    """
+    CREATE TABLE storage_dirs (
+        root            INTEGER NOT NULL REFERENCES storage_roots,
+        path            TEXT    NOT NULL,
+        PRIMARY KEY (root, path)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
+
 def _all_of(statements: tuple[str, ...]) -> Migration:
     def migrate(transaction: Transaction) -> None:
         for statement in statements:
@@ -289,4 +360,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _all_of(_LIMITS),
     _all_of(_MEMORY),
     _all_of(_ACCESS),
+    _all_of(_STORAGE),
 )

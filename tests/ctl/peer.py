@@ -282,6 +282,10 @@ aiosd_connections 3.0
 """
 
 
+SHA = "66a045b452102c59d840ec097d59d9467e13a3f34f6494e539ffd32c1bb35f18"
+VERSION = {"version": 4, "sha256": SHA}
+
+
 def happened(call: Call) -> dict[str, Any]:
     """A stream of events that ends, as the daemon's does only when it is stopped."""
     call.chunk(event="listening", at_ms=1_700_000_000_000)
@@ -385,6 +389,60 @@ DEFAULTS: dict[str, Answer] = {
     "memory.list": {"notes": [NOTE, {**NOTE, "memory": "m2", "tags": []}]},
     "memory.search": {"results": [FOUND_NOTE], "mode": "hybrid"},
     "memory.stats": MEMORY_STATS,
+    "storage.write": lambda call: (
+        {"path": call.params["path"], "upload": "u1", "size": len(call.params["data"])}
+        if call.params.get("more")
+        else {**VERSION, "path": call.params["path"], "size": len(call.params["data"])}
+    ),
+    "storage.read": {"data": b"Hello\n", "version": 3, "size": 6, "sha256": SHA},
+    "storage.list": {
+        "entries": [
+            {"path": "notes", "kind": "directory", "size": 0, "modified_ms": 0},
+            {
+                "path": "to do.txt", "kind": "file", "size": 6, "modified_ms": 0, "version": 3,
+                "sha256": SHA,
+            },
+        ]
+    },
+    "storage.stat": lambda call: {
+        "path": call.params.get("path", ""), "kind": "file", "size": 6, "modified_ms": 0,
+        "version": 3, "sha256": SHA,
+    },
+    "storage.mkdir": {},
+    "storage.delete": {},
+    "storage.rename": {},
+    "storage.history": {
+        "versions": [
+            {
+                "version": 3, "size": 6, "created_ms": 0, "op": "replace", "by": "alice",
+                "sha256": SHA,
+            },
+            {"version": 2, "size": 0, "created_ms": 0, "op": "delete", "by": "bob"},
+        ]
+    },
+    "storage.rollback": lambda call: {**VERSION, "path": call.params["path"], "size": 6},
+    "storage.search": {
+        "results": [
+            {
+                "path": "notes/a.txt", "version": 2, "snippet": "the harbour at night",
+                "offset": 0, "score": 0.83,
+            }
+        ],
+        "mode": "words", "reason": "no embedder is loaded", "pending": 0,
+    },
+    "storage.share": {"grant": "g1", "expires_ms": 0},
+    "storage.grants": {
+        "given": [
+            {"grant": "g1", "agent": "alice", "path": "notes", "holder": "@team", "mode": "read"}
+        ],
+        "held": [
+            {
+                "grant": "g2", "agent": "bob", "path": "", "holder": "alice", "mode": "write",
+                "expires_ms": 0,
+            }
+        ],
+    },
+    "storage.revoke": {},
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},

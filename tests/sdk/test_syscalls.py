@@ -14,8 +14,16 @@ import pytest
 from aios_sdk import results
 from aios_sdk.errors import ERRORS, InvalidParams
 from aios_sdk.signature import ABSENT
-from aios_sdk.syscalls import TABLE, Param, Syscall, describe, render
-from aios_sdk.types import Any, AnyMap, Bool, Float, Int, List, Map, Str, Type
+from aios_sdk.syscalls import (
+    FILE_DATA,
+    MAX_FILE_DATA,
+    TABLE,
+    Param,
+    Syscall,
+    describe,
+    render,
+)
+from aios_sdk.types import Any, AnyMap, Bool, Float, Int, List, Map, Str, Type, Union
 
 NAMES = [
     "sys.hello",
@@ -58,6 +66,19 @@ NAMES = [
     "memory.list",
     "memory.search",
     "memory.stats",
+    "storage.write",
+    "storage.read",
+    "storage.list",
+    "storage.stat",
+    "storage.mkdir",
+    "storage.delete",
+    "storage.rename",
+    "storage.history",
+    "storage.rollback",
+    "storage.search",
+    "storage.share",
+    "storage.grants",
+    "storage.revoke",
     "agent.list",
     "agent.info",
     "agent.kill",
@@ -81,6 +102,7 @@ def test_rights_follow_the_family() -> None:
         "context": {"context"},
         "job": {None, "llm"},
         "memory": {"memory"},
+        "storage": {"storage"},
         "agent": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
@@ -110,6 +132,13 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "job.priority",
         "memory.add",
         "memory.delete",
+        "storage.write",
+        "storage.mkdir",
+        "storage.delete",
+        "storage.rename",
+        "storage.rollback",
+        "storage.share",
+        "storage.revoke",
         "agent.kill",
         "agent.limits",
     ]
@@ -153,6 +182,16 @@ VALID: dict[str, dict[str, object]] = {
     "memory.update": {"memory": "m", "content": "x"},
     "memory.delete": {"memory": "m"},
     "memory.search": {"query": "x"},
+    "storage.write": {"path": "a", "data": "x"},
+    "storage.read": {"path": "a"},
+    "storage.mkdir": {"path": "a"},
+    "storage.delete": {"path": "a"},
+    "storage.rename": {"path": "a", "to": "b"},
+    "storage.history": {"path": "a"},
+    "storage.rollback": {"path": "a"},
+    "storage.search": {"query": "x"},
+    "storage.share": {"with": "a"},
+    "storage.revoke": {"grant": "g"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
     "agent.limits": {"agent": "a"},
@@ -191,6 +230,8 @@ def wrong_values(type_: Type) -> list[object]:
             wrong += [1, True, 1.5, "", "\x00", "\ud800", "a\n", "x" * 1000]
         case List():
             wrong += [1, "text", [None], [True] * 3, [1.5], [0] * (type_.max_items + 1)]
+        case Union() if type_ == FILE_DATA:
+            wrong = [None, 1, True, 1.5, [], {}, b"x" * (MAX_FILE_DATA + 1)]
         case AnyMap():
             wrong = [None, 1, "x", [], {1: 2}, {"a": b""}, {"a": math.nan}]
         case _:

@@ -18,6 +18,7 @@ RELEASED = {
     3: "a46a8fbca9d3f330143a19f74bdaff6015517a49e8b6db7d10dc42bcfaf1c3ce",
     4: "e4e3551a0a70729983fe2043b02927035028bdadc8a27b3d1f5ff37bc87f7f6d",
     5: "fb7fea70b755ab8c81d9872ed9f0b0306ab11575639681d867678a6c6e678805",
+    6: "473e207d643fd3a58a980a5a71aa6248e23bc89b96d9adfacf3b1ec9da907269",
 }
 """Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
 

@@ -59,7 +59,7 @@ class Agents:
             "tokens_per_minute": limits.tokens_per_minute or 0,
             "weight": limits.weight or 1,
             "memory_bytes": self._d.memory_quota(agent).of_agent,
-            "storage_bytes": limits.storage_bytes or 0,
+            "storage_bytes": self._d.storage_limits(agent).n_bytes,
         }
 
     def _agent(self, call: Call) -> AgentId:

@@ -39,6 +39,7 @@ PROTOCOL_VERSION = 1
 
 MAX_TOKENS_IN_CALL = 131_072  # the longest context that models of this class are trained for
 MAX_JOURNAL_BYTES = 2**30  # far above what a frame may have
+MAX_FILE_DATA = 64 * 1024 * 1024  # what a frame could be set to hold; larger files go in parts
 MAX_SEED = 2**32 - 2  # llama.cpp reads 2^32 - 1 as "random"
 
 COUNT = Int(0, 2**63 - 1)
@@ -248,6 +249,24 @@ MEMORY_STATS = _result(
     without_vector=COUNT,
     embedder_=TEXT,
 )
+KIND = Str(choices=("file", "directory"))
+FILE_FIELDS: dict[str, Type] = {
+    "path": TEXT,
+    "kind": KIND,
+    "size": COUNT,
+    "modified_ms": MS,
+    "version_": COUNT,
+    "sha256_": TEXT,
+}
+VERSION_INFO = _result(version=COUNT, sha256_=TEXT, size=COUNT, created_ms=MS, op=TEXT, by=AGENT)
+GRANT_INFO = _result(
+    grant=ID,
+    path=TEXT,
+    agent=AGENT,
+    holder=TEXT,
+    mode=Str(choices=("read", "write")),
+    expires_ms_=MS,
+)
 
 # ---------------------------------------------------------------- params that several calls share
 
@@ -267,6 +286,12 @@ WAY_NAMES = ("messages", "prompt", "tokens")
 MEMORY = _needs("memory", ID, "the note's id")
 OF_AGENT = Param(
     "agent", AGENT, "another agent of this uid, where a group or a grant allows; absent: oneself"
+)
+FILE_PATH = Str(max_chars=1200)  # services/storage/paths.py says what is allowed in it
+FILE = _needs("path", FILE_PATH, "relative to the agent's root; name:/path is another agent's")
+VERSION = Param("version", Int(1, 2**62), "one of storage.history; absent: the current one")
+FILE_DATA = Union(
+    (Bytes(MAX_FILE_DATA), Str(MAX_FILE_DATA)), "binary data, or text, which is kept as UTF-8"
 )
 
 STREAM = Param("stream", Bool(), "send chunks before the result", default=False)
@@ -628,6 +653,155 @@ TABLE: dict[str, Syscall] = {
             OF_AGENT,
             right="memory",
             is_repeatable=True,
+        ),
+        _syscall(
+            "storage.write",
+            "make a new version of a file; a large one in parts, seen when the last has come",
+            _result(path=TEXT, version_=COUNT, size=COUNT, sha256_=TEXT, upload_=ID),
+            FILE,
+            _needs("data", FILE_DATA, "what to write"),
+            Param(
+                "mode",
+                Str(choices=("replace", "create", "append")),
+                "create: it must not be there yet",
+                default="replace",
+            ),
+            Param("more", Bool(), "more parts follow; the result has the upload", default=False),
+            Param("upload", ID, "a part of this upload, which began on this connection"),
+            right="storage",
+        ),
+        _syscall(
+            "storage.read",
+            "what is in a file, or a part of it",
+            _result(data=Bytes(MAX_FILE_DATA), version=COUNT, size=COUNT, sha256=TEXT),
+            FILE,
+            VERSION,
+            Param("offset", COUNT, "begin there", default=0),
+            Param("length", COUNT, "so many bytes at most; absent: all the rest, in one frame"),
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.list",
+            "what is in a directory, by path",
+            _result(entries=_many(_result(**FILE_FIELDS)), next_=TEXT),
+            Param("path", FILE_PATH, "the directory; absent: the root", default=""),
+            Param("recursive", Bool(), "what is below its directories too", default=False),
+            Param("limit", Int(1, 10_000), "so many at most", default=1000),
+            Param("after", FILE_PATH, "go on after this one: the next of an earlier result"),
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.stat",
+            "one file or directory; of a root also what is used of its quotas",
+            _result(
+                **FILE_FIELDS,
+                usage_=_result(
+                    bytes=COUNT,
+                    quota_bytes=COUNT,
+                    files=COUNT,
+                    quota_files=COUNT,
+                    history_bytes=COUNT,
+                    history_limit_bytes=COUNT,
+                ),
+            ),
+            Param("path", FILE_PATH, "absent: the root", default=""),
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.mkdir",
+            "make a directory, and those above it",
+            NOTHING,
+            FILE,
+            right="storage",
+        ),
+        _syscall(
+            "storage.delete",
+            "delete a file or a directory; files' history stays for storage.rollback",
+            NOTHING,
+            FILE,
+            Param("recursive", Bool(), "a directory with all in it", default=False),
+            right="storage",
+        ),
+        _syscall(
+            "storage.rename",
+            "move a file, with its history, or a directory",
+            NOTHING,
+            FILE,
+            _needs("to", FILE_PATH, "its new path, in the same root"),
+            Param("replace", Bool(), "a file that is there is replaced", default=False),
+            right="storage",
+        ),
+        _syscall(
+            "storage.history",
+            "the versions of a file that are kept, newest first; deleted files' too",
+            _result(versions=_many(VERSION_INFO)),
+            FILE,
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.rollback",
+            "what an earlier version held becomes a new one; brings a deleted file back",
+            _result(path=TEXT, version=COUNT, size=COUNT, sha256=TEXT),
+            FILE,
+            Param("version", Int(1, 2**62), "the version to go back to"),
+            Param("steps", Int(1, 10**6), "so many versions back; absent: one"),
+            right="storage",
+            one_of=(Group(("version", "steps")),),
+        ),
+        _syscall(
+            "storage.search",
+            "find text files by words, by meaning or both; says how it was really done",
+            _result(
+                results=_many(
+                    _result(path=TEXT, version=COUNT, snippet=TEXT, offset=COUNT, score=Any())
+                ),
+                mode=Str(choices=("hybrid", "words", "vectors")),
+                reason_=TEXT,
+                pending=COUNT,
+            ),
+            _needs("query", PROMPT, "what to look for"),
+            Param("k", Int(1, 100), "so many at most", default=5),
+            Param(
+                "mode",
+                Str(choices=("hybrid", "words", "vectors")),
+                "both, by words, or by meaning",
+                default="hybrid",
+            ),
+            Param("path", FILE_PATH, "only below this directory", default=""),
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.share",
+            "let another agent of this uid at a file, or at a directory with all below it",
+            _result(grant=ID, expires_ms_=MS),
+            Param("path", FILE_PATH, "absent: the whole root", default=""),
+            _needs(
+                "with",
+                Str(max_chars=65, pattern=r"@?[A-Za-z0-9._-]{1,64}"),
+                "an agent's name, or @ and a group's",
+            ),
+            Param("mode", Str(choices=("read", "write")), "what it may do", default="read"),
+            Param("expires_s", Int(1, 10**10), "for so long; absent: until it is revoked"),
+            right="storage",
+        ),
+        _syscall(
+            "storage.grants",
+            "what this agent shares, and what is shared with it",
+            _result(given=_many(GRANT_INFO), held=_many(GRANT_INFO)),
+            right="storage",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "storage.revoke",
+            "end a grant of this agent's",
+            NOTHING,
+            _needs("grant", ID, "its id, of storage.grants"),
+            right="storage",
         ),
         _syscall(
             "agent.list",
