@@ -143,7 +143,7 @@ def test_limits_are_told_to_the_uid_set_by_an_admin_and_last_over_a_restart(
             "tokens_per_minute": 0,
             "weight": 1,
             "memory_bytes": Limits().memory_bytes,
-            "storage_bytes": 0,
+            "storage_bytes": 2**30,
         }
         told = ok(peer.ask("agent.limits", agent="b", **limits))
         assert told == {
