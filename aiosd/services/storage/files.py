@@ -332,6 +332,8 @@ class Files:
 
     def prune(self, before_ms: int, n_most: int) -> int:
         """Let history go that is older; the number of contents it set free."""
+        if not self.records.read(lambda t: rows.has_older(t, before_ms)):
+            return 0
         freed = self.records.write(lambda t: rows.prune_older(t, before_ms, n_most))
         for uid in {uid for uid, _ in freed}:
             self._drop(AgentId(uid, ""), {sha256 for owner, sha256 in freed if owner == uid})

@@ -300,10 +300,21 @@ def move(
     return freed
 
 
+def has_older(transaction: Transaction, before_ms: int) -> bool:
+    """Whether there is history that is older."""
+    row = transaction.execute(
+        "SELECT 1 FROM storage_roots r WHERE EXISTS (SELECT 1 FROM storage_versions "
+        "WHERE root = r.key AND is_old AND created_ms < ?)",
+        (before_ms,),
+    ).fetchone()
+    return row is not None
+
+
 def prune_older(transaction: Transaction, before_ms: int, n_most: int) -> set[tuple[int, str]]:
     """Let history go that is older; at most so many versions.  What that set free."""
     rows = transaction.execute(
-        "SELECT DISTINCT root FROM storage_versions WHERE is_old AND created_ms < ? LIMIT ?",
+        "SELECT key FROM storage_roots r WHERE EXISTS (SELECT 1 FROM storage_versions "
+        "WHERE root = r.key AND is_old AND created_ms < ?) LIMIT ?",
         (before_ms, n_most),
     ).fetchall()
     freed: set[tuple[int, str]] = set()
