@@ -155,6 +155,9 @@ class ModelInfo:
     eog: frozenset[int]  # end-of-generation tokens
     control_texts: tuple[str, ...]  # the texts of control tokens, e.g. <|im_start|>
     is_exact: bool  # KV layout and types for which scheduling never changes an answer
+    weights: str  # what kind they are of, e.g. "Q8_0", as the library names it
+    n_bytes: int  # of the weights
+    has_fast_kernels: bool  # this CPU has kernels that take several of such a row at once
     fingerprint: str  # model file, library version, KV types, layout, slot size
 
 

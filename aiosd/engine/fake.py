@@ -169,6 +169,9 @@ class FakeModel:
             eog=frozenset({END_OF_TEXT, IM_END}),
             control_texts=_CONTROLS,
             is_exact=True,
+            weights="F32",
+            n_bytes=0,
+            has_fast_kernels=True,
             fingerprint=f"fake-{slot_tokens:08x}",
         )
 

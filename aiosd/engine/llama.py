@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import platform
 import re
 import struct
 import sys
@@ -85,6 +86,10 @@ KV_LAYOUTS = {
     "fast": KvLayout(False, _F16, _F16, False),
     "unified": KvLayout(True, _F16, _F16, False),
 }
+
+# Neither repacked (repack.cpp) nor multiplied in tiles (sgemm.cpp): a batch of such rows costs nearly
+# as much as its rows one after the other.
+_SLOW_ON_X86 = ("Q4_1", "Q5_1", "Q3_K", "IQ1", "IQ2", "IQ3", "TQ")
 
 LogSink = Callable[[str, str], None]
 """Called with a level ("warning", "error") and a line; from any thread; must not raise."""
@@ -293,6 +298,13 @@ def _refuse_unfit(model: Any, path: Path) -> None:
             )
 
 
+def _weights_of(model: Any) -> str:
+    """The third word of llama_model_desc and what follows: architecture, size, kind of weights."""
+    room = ctypes.create_string_buffer(128)
+    llama_cpp.llama_model_desc(model, room, len(room))
+    return room.value.decode("utf-8", "replace").split(" ", 2)[-1]
+
+
 def _cells_of_snapshot(data: memoryview, n_streams: int, n_cells_max: int) -> int | None:
     """How many cells the snapshot holds, None if it isn't one of ours with positions 0, 1, 2, ….
 
@@ -461,6 +473,11 @@ class LlamaModel:
             eog=frozenset(t for t in tokens if llama_cpp.llama_vocab_is_eog(vocab, t)),
             control_texts=tuple(self._text_of(t) for t in controls),
             is_exact=is_exact,
+            weights=(weights := _weights_of(model)),
+            n_bytes=int(llama_cpp.llama_model_size(model)),
+            has_fast_kernels=not (
+                platform.machine() == "x86_64" and weights.startswith(_SLOW_ON_X86)
+            ),
             fingerprint=gguf.digest_of("\0".join(parts)),
         )
 

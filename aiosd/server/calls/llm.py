@@ -50,6 +50,10 @@ class Llm:
             "path": info.path,
             "n_params": info.n_params,
             "n_ctx_train": info.n_ctx_train,
+            "weights": info.weights,
+            "bytes": info.n_bytes,
+            "has_fast_kernels": info.has_fast_kernels,
+            "has_chat_template": info.chat_template is not None,
             "loaded": True,
             "kind": "chat",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from functools import cache
 from pathlib import Path
@@ -75,7 +76,7 @@ class System:
     def sys_describe(self, call: Call) -> Result:
         return _description()
 
-    def sys_status(self, call: Call) -> Result:
+    async def sys_status(self, call: Call) -> Result:
         d = self._d
         kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
         n_by_state = kernel.counts
@@ -131,6 +132,7 @@ class System:
                 }
             ],
             "rss_bytes": _rss_bytes(),
+            "disk_free_bytes": await d.in_worker(lambda: _free_bytes(d.config.state_dir)),
         }
 
     async def sys_metrics(self, call: Call) -> Result:
@@ -237,6 +239,11 @@ class System:
 @cache
 def _description() -> Result:
     return describe()
+
+
+def _free_bytes(directory: str) -> int:
+    """What an unprivileged process may still write there."""
+    return shutil.disk_usage(directory).free
 
 
 def _rss_bytes() -> int:

@@ -65,6 +65,10 @@ class ModelInfo(TypedDict):
     path: str
     n_params: NotRequired[int]
     n_ctx_train: NotRequired[int]
+    weights: NotRequired[str]
+    bytes: NotRequired[int]
+    has_fast_kernels: NotRequired[bool]
+    has_chat_template: NotRequired[bool]
     loaded: bool
     kind: str
 

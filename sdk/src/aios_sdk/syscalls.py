@@ -129,6 +129,7 @@ STATUS = _result(
     ),
     contexts_=_result(n=COUNT, bytes=COUNT, limit_bytes=COUNT),
     rss_bytes=COUNT,
+    disk_free_bytes_=COUNT,
 )
 RESIDENCE = Str(choices=("slot", "ram", "file", "tokens"))
 USAGE = _result(
@@ -213,7 +214,16 @@ AGENT_INFO = _result(
 )
 # The counts are absent while the model isn't loaded: they are in its file.
 MODEL_INFO = _result(
-    name=TEXT, path=TEXT, n_params_=COUNT, n_ctx_train_=COUNT, loaded=Bool(), kind=TEXT
+    name=TEXT,
+    path=TEXT,
+    n_params_=COUNT,
+    n_ctx_train_=COUNT,
+    weights_=TEXT,
+    bytes_=COUNT,
+    has_fast_kernels_=Bool(),
+    has_chat_template_=Bool(),
+    loaded=Bool(),
+    kind=TEXT,
 )
 
 TAG = Str(max_chars=64, min_chars=1)
