@@ -26,6 +26,9 @@ ENTRIES = {
     "logs": Entry("aiosctl.logs", "logs", "The daemon's log.", LOOK),
     "metrics": Entry("aiosctl.metrics", "metrics", "The figures, for Prometheus.", LOOK),
     "ping": Entry("aiosctl.ping", "ping", "Whether the daemon answers, and how fast.", LOOK),
+    "doctor": Entry(
+        "aiosctl.doctor", "doctor", "Whether all is well, here and with this model.", LOOK
+    ),
     "job": Entry("aiosctl.job", "job", "List, follow, end, pause and rank jobs.", MANAGE),
     "context": Entry(
         "aiosctl.context", "context", "Show, fork, rewind and remove contexts.", MANAGE

@@ -87,8 +87,8 @@ KV_LAYOUTS = {
     "unified": KvLayout(True, _F16, _F16, False),
 }
 
-# Neither repacked (repack.cpp) nor multiplied in tiles (sgemm.cpp): a batch of such rows costs nearly
-# as much as its rows one after the other.
+# Neither repacked (repack.cpp) nor multiplied in tiles (sgemm.cpp): a batch of such rows costs
+# nearly as much as its rows one after the other.
 _SLOW_ON_X86 = ("Q4_1", "Q5_1", "Q3_K", "IQ1", "IQ2", "IQ3", "TQ")
 
 LogSink = Callable[[str, str], None]

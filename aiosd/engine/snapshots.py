@@ -230,11 +230,15 @@ class SnapshotStore:
         return finished(self.write_in_pieces(context, keep), until_ns)
 
     def bring(self, context: ContextId, to: Residence) -> bool:
-        """Have the context's snapshot there."""
+        """Have the context's snapshot there; from RAM to a file it is moved, so that others get the
+        room that whoever asked gave up."""
         if to == "ram":
             return self._bring_to_ram(context)
         if context in self._held:
-            return self.write_to_file(context)
+            if not self.write_to_file(context):
+                return False
+            self._drop(context)
+            return True
         return self.files is not None and self.files.get(context) is not None
 
     def _bring_to_ram(self, context: ContextId) -> bool:

@@ -161,6 +161,15 @@ def test_a_deleted_context_leaves_no_file(bench: Bench) -> None:
     assert list(bench.directory.iterdir()) == []
 
 
+def test_a_context_sent_to_a_file_gives_up_its_ram_and_goes_on_from_the_file(bench: Bench) -> None:
+    bench.park("a")
+    assert bench.homes()[0] == "ram"
+    assert bench.engine.store(A, None, "file")
+    assert bench.homes()[0] == "file"
+    bench.engine.load(A, SlotId(1))
+    assert bench.run("a", 1).n_cached == 99  # all but the last, whose logits are needed
+
+
 def test_nothing_of_a_file_crosses_uids(bench: Bench) -> None:
     bench.park("a", "b")
     turn = bench.turn("a")
