@@ -20,6 +20,7 @@ ENTRIES = {
     "chat": Entry("aiosctl.chat", "chat", "Talk with the model, turn by turn.", TALK),
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),
+    "top": Entry("aiosctl.top.command", "top", "The daemon at work, live.", LOOK),
     "story": Entry("aiosctl.story", "story", "All that happened to one job.", LOOK),
     "trace": Entry("aiosctl.trace", "trace", "What the slots did, as a trace or picture.", LOOK),
     "events": Entry("aiosctl.events", "events", "What happens, as it happens.", LOOK),

@@ -24,6 +24,7 @@ class App:
     socket: str | None = None
     agent: str | None = None
     is_json: bool = False
+    timeout_s: float | None = None  # how long the daemon may say nothing
     _client: Client | None = None
 
     @property
@@ -37,7 +38,7 @@ class App:
         if self._client is None:
             from aios_sdk.client import Client
 
-            self._client = Client(self.socket, agent=self.name)
+            self._client = Client(self.socket, agent=self.name, timeout_s=self.timeout_s)
         return self._client
 
     @property

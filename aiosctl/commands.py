@@ -33,7 +33,7 @@ _OTHER_WORDS = {
     "continue": "resume",
     "renice": "priority",
     "jobs": "ps",
-    "top": "ps",
+    "htop": "top",
     "generate": "run",
     "contexts": "context",
     "agents": "agent",

@@ -126,6 +126,10 @@ class Driver:
         self._agents.pop(context, None)
         self._engine.put(Forget(context))
 
+    def agent_of(self, context: ContextId) -> AgentId | None:
+        """Whose the context is, if it had a job and wasn't dropped."""
+        return self._agents.get(context)
+
     def post(self, event: ev.Event) -> None:
         """Tell the kernel, and do what it says; returns at once if that is already under way."""
         self._inbox.append(event)

@@ -98,6 +98,8 @@ class System:
                     **self._policy(),
                     "n_slots": info.n_slots,
                     "slot_tokens": info.slot_tokens,
+                    "slots_used": sum(held is not None for held in kernel.slots),
+                    "slots": self._slots(call),
                     "kv": d.config.kv,
                     "exact": info.is_exact,
                     "jobs": {
@@ -154,6 +156,25 @@ class System:
                         break
                     call.emit(happening)
                 await asyncio.sleep(0)  # others first, if there is much to tell
+
+    def _slots(self, call: Call) -> list[Result]:
+        """Which of the caller's contexts are in slots."""
+        driver = self._d.driver
+        jobs = {lane.context: lane.job for lane in driver.kernel.lanes}
+        return [
+            {
+                "slot": slot,
+                "context": context,
+                "uid": agent.uid,
+                "agent": agent.name,
+                "running": context in jobs,
+                **({"job": jobs[context]} if context in jobs else {}),
+            }
+            for slot, context in enumerate(driver.kernel.slots)
+            if context is not None
+            and (agent := driver.agent_of(context)) is not None
+            and access.may_see(agent, call.subject)
+        ]
 
     async def sys_trace(self, call: Call) -> Result:
         now_ns = time.monotonic_ns()

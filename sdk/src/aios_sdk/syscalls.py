@@ -116,6 +116,10 @@ STATUS = _result(
             lanes=COUNT,
             n_slots=COUNT,
             slot_tokens=COUNT,
+            slots_used_=COUNT,
+            slots_=_many(
+                _result(slot=COUNT, context=ID, uid=COUNT, agent=AGENT, running=Bool(), job_=ID)
+            ),
             jobs=_result(ready=COUNT, running=COUNT, stalled=COUNT, paused=COUNT),
             steps=COUNT,
             tokens=_result(prompt=COUNT, cached=COUNT, output=COUNT),
