@@ -268,10 +268,18 @@ class Config:
     )
     prefill_tokens: int = _key(
         256,
-        "Prompt tokens read in one step, beside the lanes that talk.",
+        "Most prompt tokens read in one step; how many it is depends on `step_ms`.",
         low=1,
         high=65536,
         metavar="N",
+    )
+    step_ms: int = _key(
+        250,
+        "Time one step should take while anyone talks: prompts are read in pieces that fit into "
+        "it. Less is smoother, more reads long prompts a little faster. 0: as long as it takes.",
+        low=0,
+        high=60_000,
+        metavar="MS",
     )
     threads: int = _key(
         0,

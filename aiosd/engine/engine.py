@@ -39,6 +39,7 @@ from aiosd.engine.base import (
     StepReport,
 )
 from aiosd.engine.batch import Reader, plan
+from aiosd.engine.pace import Pace
 from aiosd.engine.sequence import Sequence, common_prefix, joined
 from aiosd.engine.sharing import MIN_SHARED_TOKENS, Cells, best_slot, best_snapshot, leader_of
 from aiosd.engine.snapshot_files import SnapshotFiles
@@ -69,6 +70,7 @@ class Engine:
 
     snapshot_files   where snapshots go that RAM has no room for; None: nowhere
     prefill_tokens   most prompt tokens that one step reads
+    step_ms          time a step should take while anyone talks (pace.py); 0: as long as it takes
     is_joint_batch   talkers and prefill share a decode call where they fit into one
     """
 
@@ -79,13 +81,14 @@ class Engine:
         snapshot_ram_bytes: int,
         snapshot_files: SnapshotFiles | None = None,
         prefill_tokens: int = 256,
+        step_ms: int = 0,
         is_joint_batch: bool = False,
     ) -> None:
         if prefill_tokens < 1:
             raise ValueError(f"prefill_tokens is {prefill_tokens}, at least 1 is needed")
         self.model = model
         self.stats = EngineStats()
-        self._prefill_tokens = prefill_tokens
+        self._pace = Pace(step_ms, prefill_tokens)
         self._is_joint_batch = is_joint_batch
         self._max_batch_tokens = model.info.max_batch_tokens
         self._snapshots = SnapshotStore(snapshot_ram_bytes, snapshot_files)
@@ -340,19 +343,22 @@ class Engine:
             )
             for turn in in_order
         ]
+        is_anyone_talking = any(len(reader.tokens) - reader.start == 1 for reader in readers)
         return plan(
             readers,
-            prefill_tokens=self._prefill_tokens,
+            prefill_tokens=self._pace.piece(is_anyone_talking=is_anyone_talking),
             max_batch_tokens=self._max_batch_tokens,
             is_joint=self._is_joint_batch,
         )
 
     def _decode(self, pieces: list[Piece], turns: dict[SlotId, _Turn]) -> None:
+        began_ns = time.perf_counter_ns()
         try:
             rows = iter(self.model.decode(pieces))
         except EngineError as error:
             self._recover(error, pieces, turns)
             return
+        self._note_pace(pieces, time.perf_counter_ns() - began_ns)
         for piece in pieces:
             turn = turns[piece.slot]
             turn.cells.tokens.extend(piece.tokens)
@@ -363,6 +369,13 @@ class Engine:
             self.stats.reread_tokens += n_again
             if piece.wants_logits:
                 self._say(turn, next(rows))
+
+    def _note_pace(self, pieces: list[Piece], elapsed_ns: int) -> None:
+        n_tokens = sum(len(piece.tokens) for piece in pieces)
+        if n_tokens == len(pieces):
+            self._pace.note_talking(elapsed_ns)
+        else:
+            self._pace.note_reading(n_tokens, elapsed_ns)
 
     def _say(self, turn: _Turn, row: Logits) -> None:
         sequence = turn.sequence

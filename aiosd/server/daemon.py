@@ -131,6 +131,7 @@ class Daemon:
             snapshot_ram_bytes=config.snapshot_ram,
             snapshot_files=_snapshot_files(config, model),
             prefill_tokens=config.prefill_tokens,
+            step_ms=config.step_ms,
         )
         adapt = ThreadAdapter(self.engine.set_threads, config.n_threads)
         self.telemetry = Telemetry(
