@@ -303,6 +303,15 @@ class Config:
         is_bytes=True,
         metavar="BYTES",
     )
+    prefix_ram: int = _key(
+        256 * MIB,
+        "Memory for what several contexts began with, a system prompt for example; past it the "
+        "least recently used is let go.",
+        low=0,
+        high=1024**5,
+        is_bytes=True,
+        metavar="BYTES",
+    )
     snapshot_files: int = _key(
         2 * GIB,
         "Disk space for parked contexts, under the state directory; 0 keeps them in RAM alone.",

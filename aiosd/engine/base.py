@@ -258,6 +258,7 @@ class EngineStats:
     cached_tokens: int = 0  # did not have to be read
     output_tokens: int = 0
     snapshot_ram_bytes: int = 0
+    prefix_ram_bytes: int = 0
     snapshot_file_bytes: int = 0
     snapshot_files: int = 0
     snapshots_lost: int = 0

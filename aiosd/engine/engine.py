@@ -14,7 +14,8 @@ slice would never get back to where it was.
 
 Rule 3: what another context of the same uid has read needn't be read again (sharing.py).  A lane
 takes over the cells of the slot or snapshot that shares most with it, and waits for a lane that is
-reading, right now, what it will need.
+reading, right now, what it will need.  What two contexts began with is kept in RAM for the next
+(prefixes.py), whatever becomes of the two.
 
 Rule 4: a decode that fails hurts one lane.  The lanes of a failed call are emptied and read again,
 each in calls of its own until it is past the place; the one that fails there ends as failed.
@@ -40,6 +41,7 @@ from aiosd.engine.base import (
 )
 from aiosd.engine.batch import Reader, plan
 from aiosd.engine.pace import Pace
+from aiosd.engine.prefixes import Prefixes
 from aiosd.engine.sequence import Sequence, common_prefix, joined
 from aiosd.engine.sharing import MIN_SHARED_TOKENS, Cells, best_slot, best_snapshot, leader_of
 from aiosd.engine.snapshot_files import SnapshotFiles
@@ -69,6 +71,7 @@ class Engine:
     """base.Stepper on any Model.  Everything in it runs on the engine thread.
 
     snapshot_files   where snapshots go that RAM has no room for; None: nowhere
+    prefix_ram_bytes memory for what several contexts began with (rule 3)
     prefill_tokens   most prompt tokens that one step reads
     step_ms          time a step should take while anyone talks (pace.py); 0: as long as it takes
     is_joint_batch   talkers and prefill share a decode call where they fit into one
@@ -80,6 +83,7 @@ class Engine:
         *,
         snapshot_ram_bytes: int,
         snapshot_files: SnapshotFiles | None = None,
+        prefix_ram_bytes: int = 0,
         prefill_tokens: int = 256,
         step_ms: int = 0,
         is_joint_batch: bool = False,
@@ -92,6 +96,7 @@ class Engine:
         self._is_joint_batch = is_joint_batch
         self._max_batch_tokens = model.info.max_batch_tokens
         self._snapshots = SnapshotStore(snapshot_ram_bytes, snapshot_files)
+        self._prefixes = Prefixes(prefix_ram_bytes, model)
         self._write_behind = (
             None if snapshot_files is None else WriteBehind(self._snapshots, snapshot_files, model)
         )
@@ -219,6 +224,7 @@ class Engine:
         stats, files = self.stats, self._snapshots.files
         stats.snapshot_ram_bytes = self._snapshots.buffer_bytes
         stats.snapshots_lost = self._snapshots.n_lost
+        stats.prefix_ram_bytes = self._prefixes.n_bytes
         if files is not None:
             stats.snapshot_files, stats.snapshot_file_bytes = len(files), files.n_bytes
             stats.snapshot_files_bad = files.n_bad
@@ -266,13 +272,18 @@ class Engine:
         sequence, cells = turn.sequence, turn.cells
         if cells.job == turn.lane.job and not self._leader_is_done(sequence, before):
             return
+        is_own = cells.context == turn.lane.context
         if cells.uid != sequence.spec.uid:
             self._keep(turn, 0)
         else:
             n_kept = common_prefix(cells.tokens, sequence.tokens)
             self._keep(turn, min(n_kept, sequence.n_useful))
+        n_own = len(turn.cells.tokens) if is_own else 0
         while not self._take_over(turn):
             pass  # what was to be taken over was bad, and is gone
+        if len(turn.cells.tokens) > n_own:
+            self._prefixes.keep(sequence.spec.uid, turn.cells.tokens, turn.lane.slot)
+            self._count_snapshots()
         n_read = {other.lane.job: len(other.cells.tokens) for other in before}
         sequence.leader = leader_of(
             sequence, (other.sequence for other in before), n_read, len(turn.cells.tokens)
@@ -318,7 +329,11 @@ class Engine:
         n_known = n_in_slot if donor is None else donor[1]
         in_files = self._snapshots.tokens_in_files(uid)
         donor = best_snapshot(sequence, in_files, n_known, is_in_file=True) or donor
-        if donor is not None:
+        prefix = self._prefixes.best(sequence, n_known if donor is None else donor[1])
+        if prefix is not None:
+            self.clear(slot)
+            self._cells[slot] = Cells(self._prefixes.restore(prefix, slot), uid)
+        elif donor is not None:
             self._restore(donor[0], slot, is_owner=False)
         elif by_slot is not None:
             source = by_slot[0]

@@ -130,6 +130,7 @@ class Daemon:
             model,
             snapshot_ram_bytes=config.snapshot_ram,
             snapshot_files=_snapshot_files(config, model),
+            prefix_ram_bytes=config.prefix_ram,
             prefill_tokens=config.prefill_tokens,
             step_ms=config.step_ms,
         )

@@ -21,7 +21,7 @@ def load_model(config: Config) -> Model:
     path = models.locate(config.model, Path(config.models_dir))
     check_memory(
         estimate_bytes(path, config.slots, config.slot_tokens, config.kv, n_batch(config)),
-        config.snapshot_ram,
+        config.snapshot_ram + config.prefix_ram,
         available_bytes(),
     )
     log.info("loading", path=str(path), slots=config.slots, slot_tokens=config.slot_tokens)

@@ -16,10 +16,11 @@ SYSTEM = array("i", [300 + n % 200 for n in range(200)])
 class Bench:
     """An engine with eight slots whose jobs all begin with SYSTEM."""
 
-    def __init__(self, prefill_tokens: int = 64) -> None:
+    def __init__(self, prefill_tokens: int = 64, prefix_ram_bytes: int = 0) -> None:
         self.engine = Engine(
             FakeModel(n_slots=8, end_liking=-50.0),
             snapshot_ram_bytes=10**7,
+            prefix_ram_bytes=prefix_ram_bytes,
             prefill_tokens=prefill_tokens,
         )
         self.answers: dict[JobId, Answer] = {}
@@ -110,3 +111,50 @@ def test_one_that_waits_for_a_reader_who_leaves_reads_for_itself() -> None:
         note(bench.engine.step([b]), bench.answers)
     assert bench.n_cached("b") == 64  # what a had read until then
     assert bench.engine.stats.prompt_tokens == 64 + len(SYSTEM) + 2 - 64
+
+
+def used_by_others(bench: Bench, uid: int = 1000) -> None:
+    """Every slot holds something else."""
+    for slot in range(8):
+        bench.engine.clear(SlotId(slot))
+        other = Turn(array("i", [90 + slot] * 20), max_tokens=1, uid=uid)
+        bench.run((f"other{slot}", slot, other))
+        bench.engine.close(JobId(f"other{slot}"))
+
+
+def test_what_two_contexts_began_with_is_there_for_a_third_when_both_are_gone() -> None:
+    bench = Bench(prefix_ram_bytes=10**6)
+    bench.run(("a", 0, bench.turn(1)), ("b", 1, bench.turn(2)))
+    used_by_others(bench)
+    bench.run(("c", 3, bench.turn(3)))
+    assert bench.n_cached("c") == len(SYSTEM)
+    assert 0 < bench.engine.stats.prefix_ram_bytes <= 10**6
+    used_by_others(bench)
+    bench.run(("d", 3, bench.turn(4, uid=1001)))  # not for another uid
+    assert bench.n_cached("d") == 0
+
+
+def test_without_a_budget_for_prefixes_it_is_read_again() -> None:
+    bench = Bench()
+    bench.run(("a", 0, bench.turn(1)), ("b", 1, bench.turn(2)))
+    used_by_others(bench)
+    bench.run(("c", 3, bench.turn(3)))
+    assert bench.n_cached("c") == 0
+
+
+def test_the_prefix_that_was_not_used_for_longest_goes_first() -> None:
+    def prompt(kind: int, n: int) -> Turn:
+        return Turn(array("i", [kind] * 200 + [n]), max_tokens=1, uid=1000)
+
+    bench = Bench(prefix_ram_bytes=2 * 2**16)  # room for two
+    for kind in (301, 302):
+        bench.run((f"a{kind}", 0, prompt(kind, 1)), (f"b{kind}", 1, prompt(kind, 2)))
+    used_by_others(bench)
+    bench.run(("again", 2, prompt(301, 3)))
+    bench.run(("a303", 0, prompt(303, 1)), ("b303", 1, prompt(303, 2)))
+    used_by_others(bench)
+    bench.run(("first", 3, prompt(301, 4)))
+    bench.run(("third", 4, prompt(303, 4)))
+    bench.run(("second", 5, prompt(302, 4)))
+    cached = [bench.n_cached(name) for name in ("again", "first", "third", "second")]
+    assert cached == [200, 200, 200, 0]

@@ -119,6 +119,8 @@ class System:
                     "snapshots": {
                         "ram_bytes": stats.snapshot_ram_bytes,
                         "ram_limit_bytes": d.config.snapshot_ram,
+                        "prefix_bytes": stats.prefix_ram_bytes,
+                        "prefix_limit_bytes": d.config.prefix_ram,
                         "file_bytes": stats.snapshot_file_bytes,
                         "file_limit_bytes": d.config.snapshot_files,
                         "lost": stats.snapshots_lost,
