@@ -10,7 +10,7 @@ DESTDIR ?=
 VENV ?= .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench install uninstall clean distclean
+.PHONY: help setup demo test check lint bench man install uninstall clean distclean
 
 help:
 	@echo 'make demo       set up, then eight agents on one model, live: round robin, then FIFO'
@@ -19,6 +19,7 @@ help:
 	@echo 'make lint       the same without the tests'
 	@echo 'make setup      .venv with everything pinned; .venv/bin/aiosd and .venv/bin/aiosctl'
 	@echo 'make bench      the benchmarks (most of an hour; builds the peers first)'
+	@echo 'make man        the man pages, into docs/man (make install makes its own)'
 	@echo 'make install    put it into the system as a service (PREFIX, DESTDIR); needs root'
 	@echo 'make uninstall  take it out again; what it keeps stays, unless PURGE=1'
 	@echo 'make clean      remove caches and build output'
@@ -47,12 +48,16 @@ check: lint
 bench: setup
 	.venv/bin/python -m benchmarks
 
+man:
+	@.venv/bin/python scripts/manpages.py docs/man
+	@echo 'man pages are in docs/man; read one with: man -l docs/man/aiosctl.1'
+
 install uninstall:
 	@$(PYTHON) scripts/install.py $@ --prefix '$(PREFIX)' --destdir '$(DESTDIR)' \
 		--venv '$(abspath $(VENV))' $(if $(filter 1,$(PURGE)),--purge)
 
 clean:
-	rm -rf build dist out *.egg-info sdk/build sdk/*.egg-info sdk/src/*.egg-info
+	rm -rf build dist out docs/man *.egg-info sdk/build sdk/*.egg-info sdk/src/*.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find aiosd aiosctl sdk tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -6,6 +6,7 @@ Exit codes: 0 stopped in order, 1 can't serve (the reason is the last line), 2 u
 from __future__ import annotations
 
 import argparse
+import difflib
 import faulthandler
 import os
 import signal
@@ -20,7 +21,7 @@ from aiosd import __version__, config, logs
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `aiosd` command."""
-    args = vars(_parser().parse_args(argv))
+    args = vars(parse(argv))
     file, is_check = args.pop("config"), args.pop("check_config")
     if (saved := args.pop("replay")) is not None:
         sys.exit(_replay(Path(saved)))
@@ -129,7 +130,21 @@ _FLAGS = (
 )  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags; for one that isn't known, the nearest that is."""
+    made = parser()
+    args, unknown = made.parse_known_args(argv)
+    if unknown:
+        word = unknown[0].partition("=")[0]
+        known = [option for action in made._actions for option in action.option_strings]
+        near = difflib.get_close_matches(word, known, 1) if word.startswith("-") else []
+        hint = f", did you mean {near[0]}?" if near else "; see aiosd --help"
+        made.error(f"no such argument: {word}{hint}")
+    return args
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the man page is made from, too."""
     parser = argparse.ArgumentParser(
         prog="aiosd",
         description="Share one local model among many agents over a Unix socket.",

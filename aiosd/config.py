@@ -398,7 +398,7 @@ def load(file: str | None, flags: Mapping[str, Any]) -> Config:
         if not isinstance(part, dict):
             raise ConfigError(f"{where}{name} is {part!r}, expected a table [{name}]")
         tables[name] = of(**checked(of, part, f"{where}{name}."))
-    values = checked(Config, table, where)
+    values = checked(Config, table, where, TABLES)
     values.update(checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
     config = Config(**tables, **values)
     config.metrics.address()  # ConfigError if it may not be

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,15 +66,19 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _SUFFIXES[match[2].lower()])
 
 
-def checked(of: type[Any], table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The table's values, each within its bounds.  where: what comes before a key in an error."""
+def checked(
+    of: type[Any], table: Mapping[str, Any], where: str, tables: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The table's values, each within its bounds.  where: what comes before a key in an error;
+    tables: names that stand beside the keys."""
     known = keys(of)
     values = {}
     for name, value in table.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(name, (*known, *tables), 1)
             hint = f", did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"{where}{name}: no such key{hint}")
+            kind = "table" if isinstance(value, dict) and tables else "key"
+            raise ConfigError(f"{where}{name}: no such {kind}{hint}")
         f, bounds = known[name]
         values[name] = _check(f"{where}{name}", value, f.type, bounds)
     return values

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,9 +215,11 @@ def files(place: Place) -> dict[Path, bytes]:
         add(drop_in, share / "aiosd/dropins" / drop_in.name)
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "LICENSE"):
         found[share / "doc/aiosd" / page.name] = page.read_bytes()
-    for page in ROOT.glob("docs/man/*.[1-8]"):
-        found[share / f"man/man{page.suffix[1:]}" / page.name] = page.read_bytes()
     program = str(place.real(place.home) / "bin/python3")
+    with tempfile.TemporaryDirectory() as made:
+        run(program, "-I", str(ROOT / "scripts/manpages.py"), made)
+        for page in Path(made).iterdir():
+            found[share / f"man/man{page.suffix[1:]}" / page.name] = page.read_bytes()
     for shell, target in SHELLS.items():
         found[place.prefix / target] = run(program, "-Im", "aiosctl", "completion", shell).encode()
     return found

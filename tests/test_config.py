@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aiosd import config
+from aiosd.__main__ import parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +34,7 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path: Path) -> Non
         ("snapshot_ram = 'much'", "'much' is not a size"),
         ("slots = 2\nlanes = 3", "lanes is 3, limit is the number of slots, 2"),
         ("[limits]\nhello = 1", "limits.hello: no such key, did you mean hello_s?"),
+        ("[limit]\nhello_s = 1", "limit: no such table, did you mean limits?"),
         ("limits = 3", "limits is 3, expected a table [limits]"),
         ("slots = ", "Invalid value"),
         ("access = 3", "access is 3, expected a table [access]"),
@@ -114,3 +116,21 @@ def test_tables_in_tables_are_read_and_written_back(tmp_path: Path) -> None:
 def test_the_reference_page_is_what_the_code_says() -> None:
     page = (ROOT / "docs" / "CONFIG.md").read_text()
     assert page == config.reference(), "run: python -m tests.make_docs"
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--slot-token=5", "no such argument: --slot-token, did you mean --slot-tokens?"),
+        ("--sokcet", "no such argument: --sokcet, did you mean --socket?"),
+        ("--zzz", "no such argument: --zzz; see aiosd --help"),
+        ("start", "no such argument: start; see aiosd --help"),
+    ],
+)
+def test_an_unknown_flag_is_an_error_with_the_nearest_known(
+    capsys: pytest.CaptureFixture[str], flag: str, says: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        parse([flag])
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err

@@ -31,7 +31,8 @@ from aios_sdk.errors import (
     Unavailable,
     UnknownMethod,
 )
-from aios_sdk.syscalls import TABLE, Syscall
+from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE, Syscall
+from aiosd import __version__
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Subject
@@ -371,6 +372,7 @@ class Session(asyncio.Protocol):
                 raise ProtocolError("say sys.hello {protocol: 1, agent: NAME} first")
             if request.n_bytes > HELLO_BYTES:
                 raise TooLarge(f"a sys.hello of {request.n_bytes} bytes, limit is {HELLO_BYTES}")
+            _check_protocol(request.params)
         if self.daemon.is_stopping:
             raise Unavailable("the daemon is shutting down")
         if len(self.calls) >= self._limits.calls_per_connection:
@@ -442,6 +444,24 @@ class Session(asyncio.Protocol):
         self, name: str, since_ns: int, outcome: str, facts: dict[str, Any] | None = None
     ) -> None:
         self.daemon.telemetry.call_ended(self, name, since_ns, outcome, facts or {})
+
+
+def _check_protocol(params: dict[object, object]) -> None:
+    """Before the other params are looked at: another version's hello may have others."""
+    asked = params.get("protocol")
+    if type(asked) is not int or asked == PROTOCOL_VERSION:
+        return
+    advice = (
+        "update the daemon (aiosd), or use a client as old as it is"
+        if asked > PROTOCOL_VERSION
+        else "update the client (aios-sdk, or what it came with)"
+    )
+    raise ProtocolError(
+        f"the client speaks protocol {asked}, this daemon (aiosd {__version__}) speaks "
+        f"{PROTOCOL_VERSION}: {advice}",
+        protocol=PROTOCOL_VERSION,
+        version=__version__,
+    )
 
 
 def _bug(method: str) -> Internal:

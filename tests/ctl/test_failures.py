@@ -137,7 +137,7 @@ def test_a_daemon_of_another_version_is_told(ctl: Ctl, peer: Peer) -> None:
     }  # fmt: skip
     done = ctl("ping")
     assert done.returncode == 1
-    assert "protocol 2" in done.stderr
+    assert "(aiosd 9) speaks protocol 2, this client speaks 1: update this client" in done.stderr
 
 
 @pytest.mark.parametrize(

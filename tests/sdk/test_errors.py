@@ -129,7 +129,11 @@ def test_client_errors_say_where_and_what_to_do() -> None:
         "start aiosd, or name its socket in AIOSD_SOCKET"
     )
     assert "aiosd" in str(errors.SocketDenied("/run/x.sock"))
-    assert "protocol 2, this client speaks 1" in str(errors.VersionMismatch("/x", 1, 2))
+    newer = str(errors.VersionMismatch("/x", 1, 2, "0.9.0"))
+    assert "(aiosd 0.9.0) speaks protocol 2, this client speaks 1: update this client" in newer
+    older = str(errors.VersionMismatch("/x", 2, 1))
+    assert "/x speaks protocol 1, this client speaks 2: update the daemon" in older
+    assert "is it an aiosd?" in str(errors.VersionMismatch("/x", 1, None))
     for cls in (errors.NoDaemon, errors.SocketDenied, errors.ConnectionLost):
         assert issubclass(cls, AiosError)
         assert not issubclass(cls, SyscallError)

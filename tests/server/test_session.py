@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aios_sdk import wire
 from aios_sdk.syscalls import TABLE
+from aiosd import __version__
 from aiosd.config import Limits
 from aiosd.server.daemon import Daemon
 from tests.server.harness import RawPeer, served
@@ -73,11 +74,24 @@ def test_a_bad_agent_name_is_refused(daemon: Daemon, agent: object) -> None:
     assert code(answer) == "invalid_params"
 
 
-def test_another_protocol_is_refused_with_the_one_spoken(daemon: Daemon) -> None:
+@pytest.mark.parametrize(
+    ("hello", "advice"),
+    [
+        ({"protocol": 2, "agent": "me"}, "update the daemon (aiosd)"),
+        ({"protocol": 2, "agent": {"name": "me"}, "new": 1}, "update the daemon (aiosd)"),
+        ({"protocol": 0, "agent": "me"}, "update the client (aios-sdk"),
+    ],
+)
+def test_another_protocol_is_refused_with_the_one_spoken_and_who_is_to_update(
+    daemon: Daemon, hello: dict[str, Any], advice: str
+) -> None:
     with RawPeer(daemon.config.socket, agent=None) as peer:
-        error: Any = peer.ask("sys.hello", protocol=2, agent="me").error
-    assert error["code"] == "protocol"
-    assert error["data"] == {"protocol": 1}
+        error: Any = peer.ask("sys.hello", **hello).error
+        assert error["code"] == "protocol"
+        assert error["data"] == {"protocol": 1, "version": __version__}
+        assert f"the client speaks protocol {hello['protocol']}, this daemon" in error["message"]
+        assert advice in error["message"]
+        assert peer.ask("sys.hello", protocol=1, agent="me").error is None
 
 
 def test_an_unknown_method_is_named(peer: RawPeer) -> None:

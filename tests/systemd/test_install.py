@@ -45,6 +45,9 @@ def test_it_installs_below_a_destdir_with_its_prefix_and_uninstalls_again(tmp_pa
     assert done.returncode == 0, done.stderr
     home = tmp_path / "opt/aiosd/lib/aiosd"
     here = [path for path in files_in(tmp_path) if not path.startswith("/opt/aiosd/lib/aiosd/")]
+    assert {"/opt/aiosd/share/man/man1/aiosctl-run.1", "/opt/aiosd/share/man/man8/aiosd.8"} <= {
+        *here
+    }
     assert [path for path in here if "/share/doc/" not in path and "/man/" not in path] == [
         "/etc/aiosd/aiosd.toml",
         "/etc/systemd/system/aiosd.service",

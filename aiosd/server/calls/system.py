@@ -43,12 +43,6 @@ class System:
         session = call.session
         if session.agent is not None:
             raise ProtocolError(f"hello was said already, as agent {session.agent.name}")
-        if call.params["protocol"] != PROTOCOL_VERSION:
-            raise ProtocolError(
-                f"protocol {call.params['protocol']} is not spoken here, {PROTOCOL_VERSION} is; "
-                "update the older of client and daemon",
-                protocol=PROTOCOL_VERSION,
-            )
         session.agent = AgentId(session.uid, call.params["agent"])
         self._d.session_entered(session)
         limits = self._d.config.limits

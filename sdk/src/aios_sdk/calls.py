@@ -288,10 +288,15 @@ def hello_result(call: Call, path: str) -> dict[str, object]:
     and its own version in data.protocol.
     """
     if isinstance(call.error, ProtocolError) and "protocol" in call.error.data:
-        raise VersionMismatch(path, PROTOCOL_VERSION, call.error.data["protocol"]) from call.error
+        told = call.error.data
+        raise VersionMismatch(
+            path, PROTOCOL_VERSION, told["protocol"], told.get("version")
+        ) from call.error
     result = call.outcome()
     if result.get("protocol") != PROTOCOL_VERSION:
-        raise VersionMismatch(path, PROTOCOL_VERSION, result.get("protocol"))
+        server = result.get("server")
+        version = server.get("version") if type(server) is dict else None
+        raise VersionMismatch(path, PROTOCOL_VERSION, result.get("protocol"), version)
     return result
 
 

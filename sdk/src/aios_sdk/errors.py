@@ -219,12 +219,20 @@ class ConnectionLost(ClientError):
 
 
 class VersionMismatch(ClientError):
-    """The daemon speaks another version of the protocol."""
+    """The daemon speaks another version of the protocol; the message says which end to update."""
 
-    def __init__(self, path: str, ours: int, theirs: object) -> None:
+    def __init__(self, path: str, ours: int, theirs: object, version: object = None) -> None:
+        """version: of the daemon's software, if it said so."""
+        daemon = f"the daemon at {path}" + (f" (aiosd {version})" if type(version) is str else "")
+        match theirs:
+            case int() if theirs > ours:
+                advice = "update this client (aios-sdk, or what it came with)"
+            case int():
+                advice = "update the daemon (aiosd), or use a client as old as it is"
+            case _:
+                advice = "is it an aiosd?"
         super().__init__(
-            f"the daemon at {path} speaks protocol {theirs!r}, this client speaks {ours}: "
-            f"install the aios-sdk of the daemon's version"
+            f"{daemon} speaks protocol {theirs!r}, this client speaks {ours}: {advice}"
         )
         self.ours = ours
         self.theirs = theirs
