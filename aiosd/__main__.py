@@ -71,7 +71,7 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
     threads.set_environment()
     import uvloop
 
-    from aiosd.server import listener, startup
+    from aiosd.server import embedder, listener, startup
     from aiosd.server.daemon import Daemon
     from aiosd.server.notify import Notifier
 
@@ -81,9 +81,10 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
     with listener.locked(Path(settings.state_dir)):
         notifier.loading(f"loading {settings.model}")
         model = startup.load_model(settings)
+        vectors = embedder.load(settings)
 
         async def run() -> None:
-            daemon = await Daemon.open(settings, model, notifier)
+            daemon = await Daemon.open(settings, model, notifier, vectors)
 
             def hang_up() -> None:
                 if has_terminal and not os.isatty(0):
@@ -123,7 +124,8 @@ def _bytes(text: str) -> int:
 
 
 _FLAGS = (
-    "socket", "state_dir", "models_dir", "model", "slots", "slot_tokens", "policy", "quantum",
+    "socket", "state_dir", "models_dir", "model", "embedder", "slots",
+    "slot_tokens", "policy", "quantum",
     "lanes", "prefill_tokens", "threads", "kv", "snapshot_ram",
     "snapshot_files", "memory_hot", "memory_ram", "memory_k", "search_ram",
     "log_level", "log_format",

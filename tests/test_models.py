@@ -178,7 +178,7 @@ def test_a_damaged_package_is_refused_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / DEFAULT.source
-    monkeypatch.setattr(models, "packaged_source", lambda: source)
+    monkeypatch.setattr(models, "packaged_source", lambda _model: source)
     target = tmp_path / "to"
     source.write_bytes(SOME_GGUF)
     with pytest.raises(ModelError, match="has 24 bytes, expected 98362432"):

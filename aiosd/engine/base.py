@@ -23,6 +23,9 @@ from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, SlotId
 Logits = npt.NDArray[np.float32]
 """One row, shape (n_vocab,), a view that the next decode overwrites."""
 
+Vectors = npt.NDArray[np.float32]
+"""Rows of unit length, shape (n_texts, n_dims)."""
+
 MAX_SEED = 2**32 - 2  # llama.cpp reads 0xFFFFFFFF as "random"
 
 
@@ -304,3 +307,19 @@ class Stepper(Protocol):
         ...
 
     def step(self, lanes: Sequence[Lane]) -> StepReport: ...
+
+
+class EmbeddingContext(Protocol):
+    """Turns texts into vectors; on one thread.  max_tokens: of one embed() call, and of one text.
+    EngineError: what can't be embedded."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def tokenize(self, text: str) -> tuple[array[int], bool]:
+        """The tokens that count, and whether the text was cut to them."""
+        ...
+
+    def embed(self, texts: Sequence[array[int]]) -> Vectors: ...
+
+    def close(self) -> None: ...

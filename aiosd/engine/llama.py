@@ -39,6 +39,7 @@ from aiosd.engine.base import (
     OutOfCells,
     Piece,
     Sampling,
+    Vectors,
 )
 from aiosd.engine.estimate import round_cells
 from aiosd.engine.gbnf import parse
@@ -53,6 +54,10 @@ MAX_THREADS = 512  # GGML_MAX_N_THREADS
 MAX_CHAINS = 64  # sampler chains kept, one per set of parameters in use
 MAX_SLOT_TOKENS = 2**20
 MAX_BATCH_TOKENS = 65536
+MAX_EMBED_TOKENS = 512  # of one text, and of one call: a call is short, so that others get a turn
+MAX_EMBED_TEXTS = 64  # of one call
+MAX_EMBED_CHARS_PER_TOKEN = 32  # far more than text has; the rest couldn't count
+_POOLINGS_OF_TEXTS = (1, 2, 3)  # enum llama_pooling_type: mean, cls, last
 
 _LOG_LEVELS = {
     3: "warning",
@@ -338,13 +343,14 @@ def _cells_of_snapshot(data: memoryview, n_streams: int, n_cells_max: int) -> in
     return n_cells if is_ours else None
 
 
-def _tokenized(vocab: Any, data: bytes, special: bool) -> array[int]:
-    if not data:
+def _tokenized(vocab: Any, data: bytes, special: bool, *, wants_ends: bool = False) -> array[int]:
+    """wants_ends: with the tokens that the model's texts begin and end with."""
+    if not data and not wants_ends:
         return array("i")
     n_room = len(data) + 8  # a token has a byte at least; a prefix may come on top
     tokens = array("i", bytes(4 * n_room))
     room = (ctypes.c_int32 * n_room).from_buffer(tokens)
-    n_tokens = llama_cpp.llama_tokenize(vocab, data, len(data), room, n_room, False, special)
+    n_tokens = llama_cpp.llama_tokenize(vocab, data, len(data), room, n_room, wants_ends, special)
     del room  # else the array can't be cut
     if n_tokens < 0:
         raise EngineError(f"text of {len(data)} bytes can't be tokenised (code {n_tokens})")
@@ -746,3 +752,122 @@ class LlamaModel:
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+class LlamaEmbedding:
+    """A GGUF file that turns texts into vectors.  EngineError: it can't be loaded, or it is of
+    another kind.  Contexts of it compute, each on a thread of its own; the weights are shared."""
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        try:
+            gguf.check_is_gguf(path)
+        except gguf.ModelFileError as error:
+            raise EngineError(str(error)) from None
+        _log.last.clear()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self.path = path
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise EngineError(f"{path} can't be loaded: {_log.reason()}")
+        if llama_cpp.llama_model_has_encoder(self._model):
+            llama_cpp.llama_model_free(self._model)
+            raise EngineError(f"{path} has an encoder beside its decoder: no embedding model")
+        self.name = name or path.stem
+        self.n_dims = int(llama_cpp.llama_model_n_embd(self._model))
+        self.n_params = int(llama_cpp.llama_model_n_params(self._model))
+        self.n_ctx_train = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        self.max_tokens = min(self.n_ctx_train, MAX_EMBED_TOKENS)
+        parts = (gguf.content_digest(path), LIBRARY_VERSION, str(self.max_tokens))
+        self.fingerprint = gguf.digest_of("\0".join(parts))
+
+    def context(self) -> LlamaEmbeddingContext:
+        """One more place to compute.  EngineError: the model has no vector for a whole text."""
+        return LlamaEmbeddingContext(self._model, self)
+
+    def close(self) -> None:
+        """Free the weights; its contexts must have been closed."""
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+
+class LlamaEmbeddingContext:
+    """base.EmbeddingContext on llama.cpp: several texts in one call, each a sequence of its own."""
+
+    def __init__(self, model: Any, of: LlamaEmbedding) -> None:
+        params = llama_cpp.llama_context_default_params()
+        # Attention that looks ahead needs a text in one piece: n_ubatch is no smaller than n_batch.
+        params.n_ctx = params.n_batch = params.n_ubatch = of.max_tokens
+        params.n_seq_max = MAX_EMBED_TEXTS
+        params.n_threads = params.n_threads_batch = 1
+        params.embeddings = True
+        params.kv_unified = True
+        params.no_perf = True
+        self.max_tokens = of.max_tokens
+        self._n_dims = of.n_dims
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self._n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._context = llama_cpp.llama_init_from_model(model, params)
+        if not self._context:
+            raise EngineError(f"no context to embed in: {_log.reason()}")
+        if llama_cpp.llama_pooling_type(self._context) not in _POOLINGS_OF_TEXTS:
+            self.close()
+            raise EngineError(f"{of.path} gives no vector for a whole text: no embedding model")
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = _Batch(self.max_tokens)
+
+    def tokenize(self, text: str) -> tuple[array[int], bool]:
+        """The text's tokens, with those that the model wants around it, and whether it was cut."""
+        is_cut = len(text) > MAX_EMBED_CHARS_PER_TOKEN * self.max_tokens
+        data = text[: MAX_EMBED_CHARS_PER_TOKEN * self.max_tokens].encode("utf-8", "replace")
+        tokens = _tokenized(self._vocab, data, special=False, wants_ends=True)
+        if len(tokens) > self.max_tokens:
+            is_cut = True
+            # The last one may be the mark of the end, which the model expects there.
+            tokens = tokens[: self.max_tokens - 1] + tokens[-1:]
+        return tokens, is_cut
+
+    def embed(self, texts: Sequence[array[int]]) -> Vectors:
+        """A row of unit length per text; zeros for one without tokens."""
+        n_tokens = sum(map(len, texts))
+        if n_tokens > self.max_tokens or len(texts) > MAX_EMBED_TEXTS:
+            raise EngineError(
+                f"{len(texts)} texts of {n_tokens} tokens in one call, allowed are "
+                f"{MAX_EMBED_TEXTS} of {self.max_tokens}"
+            )
+        if not self._context:
+            raise EngineError("the embedding model is closed")
+        rows = np.zeros((len(texts), self._n_dims), np.float32)
+        pieces = [Piece(SlotId(i), 0, text, True) for i, text in enumerate(texts) if len(text)]
+        if not pieces:
+            return rows
+        self._batch.fill(pieces)
+        self._batch.wants_logits[:n_tokens] = 1
+        if int(self._batch.token[:n_tokens].view(np.uint32).max()) >= self._n_vocab:
+            raise EngineError(f"a token past the vocabulary of {self._n_vocab}")
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, True)
+            code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        else:  # a model that looks ahead keeps nothing
+            code = llama_cpp.llama_encode(self._context, self._batch.struct)
+        if code != 0:
+            raise EngineError(f"embedding failed with code {code}: {_log.reason()}")
+        for piece in pieces:
+            found = llama_cpp.llama_get_embeddings_seq(self._context, piece.slot)
+            if not found:
+                raise EngineError("the model gave no vector for a text")
+            row = np.ctypeslib.as_array(found, (self._n_dims,))
+            norm = float(np.linalg.norm(row))
+            if not np.isfinite(norm):
+                raise EngineError("the model gave a vector that is not finite")
+            rows[piece.slot] = row / (norm or 1.0)
+        return rows
+
+    def close(self) -> None:
+        if self._context:
+            llama_cpp.llama_free(self._context)
+            self._context = None

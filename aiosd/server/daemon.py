@@ -33,6 +33,7 @@ from aiosd.server import listener, notify, reload
 from aiosd.server.access import AccessManager
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
+from aiosd.server.embedder import ModelEmbedder
 from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import now_ms
 from aiosd.server.metrics import FromAnotherThread
@@ -71,11 +72,15 @@ class Daemon:
 
     @classmethod
     async def open(
-        cls, config: Config, model: Model, notifier: notify.Notifier | None = None
+        cls,
+        config: Config,
+        model: Model,
+        notifier: notify.Notifier | None = None,
+        embedder: ModelEmbedder | None = None,
     ) -> Daemon:
         """A daemon with what an earlier one left.  DatabaseError says why not."""
         database = await Database.open(Path(config.state_dir) / "aiosd.db", MIGRATIONS)
-        daemon = cls(config, model, database, notifier or notify.Notifier({}))
+        daemon = cls(config, model, database, notifier or notify.Notifier({}), embedder)
         try:
             await daemon.contexts.load()
             await daemon.access.privileges.load()
@@ -90,12 +95,18 @@ class Daemon:
         return daemon
 
     def __init__(
-        self, config: Config, model: Model, database: Database, notifier: notify.Notifier
+        self,
+        config: Config,
+        model: Model,
+        database: Database,
+        notifier: notify.Notifier,
+        embedder: ModelEmbedder | None,
     ) -> None:
         self.config = config
         self.notifier = notifier
         self.model = model
         self.database = database
+        self.embedder = embedder
         self.is_stopping = False
         self.started_ns = time.monotonic_ns()
         info = model.info
@@ -104,7 +115,7 @@ class Daemon:
         self.wire_limits = wire.Limits(frame_bytes=config.limits.frame_bytes)
         self.contexts = ContextStore(database, self.retention(), config.limits.contexts_per_uid)
         self.access = AccessManager(self)
-        self.search = Search(database, None, self.in_worker, ram_bytes=config.search_ram)
+        self.search = Search(database, embedder, self.in_worker, ram_bytes=config.search_ram)
         self.memory = Memory(
             database,
             self.search,
@@ -196,6 +207,8 @@ class Daemon:
         try:
             async with self.tasks:
                 self.tasks.create_task(self.database.run())
+                if self.embedder is not None:
+                    self.embedder.start()
                 await self.search.start()
                 await self.storage.recover()
                 searching = self.tasks.create_task(self.search.run())
@@ -239,6 +252,8 @@ class Daemon:
         finally:
             if not self.thread.stop(ENGINE_STOP_S):
                 log.error("engine_stuck", waited_s=ENGINE_STOP_S)
+            if self.embedder is not None:
+                self.embedder.stop()
             self._workers.close()
             log.info("stopped")
 

@@ -343,6 +343,7 @@ DEFAULTS: dict[str, Answer] = {
     "sys.journal": {"journal": b"\x1f\x8bsaved", "events": 3},
     "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
     "llm.generate": spoken("Hello", " there", "."),
+    "llm.embed": {"embeddings": [bytes(8)], "n_dims": 2, "model": "minilm", "truncated": []},
     "llm.tokenize": {"tokens": [19556, 665]},
     "llm.detokenize": {"text": "Hello there"},
     "llm.models": {

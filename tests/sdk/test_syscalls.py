@@ -37,6 +37,7 @@ NAMES = [
     "sys.policy",
     "sys.backup",
     "llm.generate",
+    "llm.embed",
     "llm.tokenize",
     "llm.detokenize",
     "llm.models",
@@ -158,6 +159,7 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
 VALID: dict[str, dict[str, object]] = {
     "sys.hello": {"protocol": 1, "agent": "a"},
     "llm.generate": {"prompt": "x"},
+    "llm.embed": {"texts": ["x"]},
     "llm.tokenize": {"text": "x"},
     "llm.detokenize": {"tokens": [1]},
     "context.append": {"context": "c", "prompt": "x"},
@@ -420,6 +422,7 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     assert keys(results.Prefetched) == fields(TABLE["context.prefetch"].result)
     assert TABLE["job.attach"].result == generation
     assert keys(results.ModelInfo) == fields(item(TABLE["llm.models"].result, "models"))
+    assert keys(results.Embeddings) == fields(TABLE["llm.embed"].result)
     assert keys(results.Note) == fields(TABLE["memory.get"].result)
     assert keys(results.NotePage) == fields(TABLE["memory.list"].result)
     assert keys(results.Note) == fields(item(TABLE["memory.list"].result, "notes"))

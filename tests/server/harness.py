@@ -17,6 +17,7 @@ from aiosd import config
 from aiosd.engine.base import Model
 from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
+from aiosd.server.embedder import ModelEmbedder
 from aiosd.server.notify import Notifier
 
 
@@ -26,6 +27,7 @@ def served(
     model: Model | None = None,
     *,
     notifier: Notifier | None = None,
+    embedder: ModelEmbedder | None = None,
     **flags: Any,
 ) -> Iterator[Daemon]:
     """A serving daemon; leaving the block stops it and checks that the kernel is sound."""
@@ -48,7 +50,7 @@ def served(
     errors: list[BaseException] = []
 
     async def run() -> None:
-        daemon = await Daemon.open(settings, own, notifier)
+        daemon = await Daemon.open(settings, own, notifier, embedder)
         box.append(daemon)
         await daemon.serve(on_ready=started.set)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
+    NotFound,
     TooLarge,
 )
 from aios_sdk.syscalls import MAX_TOKENS_IN_CALL
 from aiosd import models
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
+from aiosd.server.embedder import MAX_URGENT_TEXTS, no_embedder
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -43,6 +45,29 @@ class Llm:
         tokens = call.params["tokens"]
         return {"text": await self._d.in_worker(lambda: self._d.prompter.detokenize(tokens))}
 
+    async def llm_embed(self, call: Call) -> Result:
+        embedder, texts = self._d.embedder, call.params["texts"]
+        if embedder is None:
+            raise no_embedder()
+        if call.params.get("model", embedder.name) != embedder.name:
+            name = call.params["model"]
+            words = f"embedding model {name!r} is not loaded; {embedder.name!r} is"
+            raise NotFound(words, model=name)
+        n_bytes, limit = 4 * embedder.n_dims * len(texts), self._d.config.limits.frame_bytes // 2
+        if n_bytes > limit:
+            raise TooLarge(
+                f"{len(texts)} vectors are {n_bytes} bytes, limit is {limit} for one answer",
+                limit=limit,
+            )
+        is_urgent = len(texts) <= MAX_URGENT_TEXTS
+        found = await embedder.embed_and_tell(texts, is_urgent=is_urgent)
+        return {
+            "embeddings": [row.astype("<f4").tobytes() for row in found.rows],
+            "n_dims": embedder.n_dims,
+            "model": embedder.name,
+            "truncated": list(found.cut),
+        }
+
     async def llm_models(self, call: Call) -> Result:
         info = self._d.model.info
         loaded = {
@@ -59,9 +84,26 @@ class Llm:
         }
         dirs = models.search_dirs(Path(self._d.config.models_dir))
         found = await self._d.in_worker(lambda: models.list_models(dirs))
+        also = self._loaded_embedder()
+        paths = {info.path, *(one["path"] for one in also)}
         others = [
-            {"name": m.name, "path": str(m.path), "loaded": False, "kind": "chat"}
+            {"name": m.name, "path": str(m.path), "loaded": False, "kind": m.kind}
             for m in found
-            if str(m.path) != info.path
+            if str(m.path) not in paths
         ]
-        return {"models": [loaded, *others]}
+        return {"models": [loaded, *also, *others]}
+
+    def _loaded_embedder(self) -> list[Result]:
+        if self._d.embedder is None:
+            return []
+        model = self._d.embedder.model
+        return [
+            {
+                "name": model.name,
+                "path": str(model.path),
+                "n_params": model.n_params,
+                "n_ctx_train": model.n_ctx_train,
+                "loaded": True,
+                "kind": "embedding",
+            }
+        ]

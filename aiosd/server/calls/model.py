@@ -33,7 +33,10 @@ class ModelFiles:
 
     async def model_remove(self, call: Call) -> Result:
         name, models_dir = call.params["name"], Path(self._d.config.models_dir)
-        if Path(self._d.model.info.path) == models_dir / f"{name}.gguf":
+        loaded = [Path(self._d.model.info.path)]
+        if self._d.embedder is not None:
+            loaded.append(self._d.embedder.model.path)
+        if models_dir / f"{name}.gguf" in loaded:
             raise Busy(f"model {name!r} is loaded")
         try:
             await self._d.in_worker(lambda: models.remove(name, models_dir))

@@ -25,6 +25,7 @@ from aios_sdk.results import (
     ContextInfo,
     ContextOptions,
     ContextText,
+    Embeddings,
     GenerateOptions,
     Generation,
     ModelInfo,
@@ -142,6 +143,10 @@ class AsyncClient:
     def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
         """As ask(), but an async iterator of text."""
         return self.generate_stream(user_says(text), **options)
+
+    async def embed(self, texts: Sequence[str], *, model: str | None = None) -> Embeddings:
+        """A vector of unit length for each text: bytes of little-endian float32."""
+        return cast(Embeddings, await self.call("llm.embed", texts=list(texts), model=model))
 
     async def tokenize(
         self, text: str, *, special: bool = False, model: str | None = None

@@ -25,6 +25,7 @@ from aios_sdk.results import (
     ContextInfo,
     ContextOptions,
     ContextText,
+    Embeddings,
     GenerateOptions,
     Generation,
     ModelInfo,
@@ -149,6 +150,10 @@ class Client:
     def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """As ask(), but an iterator of text."""
         return self.generate_stream(user_says(text), **options)
+
+    def embed(self, texts: Sequence[str], *, model: str | None = None) -> Embeddings:
+        """A vector of unit length for each text: bytes of little-endian float32."""
+        return cast(Embeddings, self.call("llm.embed", texts=list(texts), model=model))
 
     def tokenize(self, text: str, *, special: bool = False, model: str | None = None) -> list[int]:
         result = self.call("llm.tokenize", text=text, special=special, model=model)

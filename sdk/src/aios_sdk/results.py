@@ -88,6 +88,16 @@ class ContextInfo(TypedDict):
     used_ms: int
 
 
+class Embeddings(TypedDict):
+    """embeddings: bytes of little-endian float32, n_dims each; truncated: the numbers of the texts
+    that were cut to what the model reads."""
+
+    embeddings: list[bytes]
+    n_dims: int
+    model: str
+    truncated: list[int]
+
+
 SearchMode = Literal["hybrid", "words", "vectors"]
 Enrichment = Literal["none", "waiting", "done", "failed"]
 

@@ -425,6 +425,20 @@ TABLE: dict[str, Syscall] = {
             ),
         ),
         _syscall(
+            "llm.embed",
+            "texts to vectors of unit length; truncated: which were cut to what the model reads",
+            _result(
+                embeddings=_many(Bytes(max_bytes=2**20)),
+                n_dims=COUNT,
+                model=TEXT,
+                truncated=_many(COUNT),
+            ),
+            _needs("texts", List(TEXT, max_items=1024, min_items=1), "each gets a vector"),
+            Param("model", NAME, "an embedding model's name; the one there is if absent"),
+            right="llm",
+            is_repeatable=True,
+        ),
+        _syscall(
             "llm.tokenize",
             "text to token ids",
             _result(tokens=_many(TOKEN)),
