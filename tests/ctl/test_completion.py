@@ -14,6 +14,7 @@ from tests.ctl.conftest import Ctl, command, environment
 from tests.ctl.peer import Peer
 
 LIMIT_S = 60
+NO_SETTINGS = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def run(shell: str, script: str, peer: Peer, home: Path) -> list[str]:
         pytest.skip(f"{shell} is not installed")
     env = environment(peer.path)
     done = subprocess.run(
-        [program, *(["--norc"] if shell == "bash" else []), "-c", script],
+        [program, *NO_SETTINGS[shell], "-c", script],
         capture_output=True,
         text=True,
         check=True,
@@ -89,16 +90,22 @@ def test_fish_completes_commands_and_ids(peer: Peer, home: Path) -> None:
 
 
 def test_zsh_completes_commands_and_ids(peer: Peer, home: Path) -> None:
-    # zsh's own functions need a terminal; what they would be given can be had without.
-    script = (
-        "autoload -Uz compinit; compinit -u -D\n"
-        "_describe() { eval 'print -rl -- ${'$3'%%:*}' }\n"
-        "compadd() { shift $(( ${@[(i)--]} )); print -rl -- $@ }\n"
-        f"source {home / 'zsh'}\n"
-        "words=(aiosctl job kill j) CURRENT=4\n"
-        "_aiosctl_completion\n"
+    # Its line editor needs a terminal: stand-ins print what the script hands over to it.
+    stand_ins = (
+        "compdef() { :; }\n"
+        '_describe() { print -rl -- "${(@P)3%%:*}"; }\n'
+        'compadd() { shift 3; print -rl -- "$@"; }\n'
     )
-    assert run("zsh", script, peer, home)[:3] == ["j1", "j2", "j3"]
+
+    def zsh(words: str) -> list[str]:
+        script = (
+            f"{stand_ins}source {home / 'zsh'}\n"
+            f"words=({words}) CURRENT={len(words.split(' '))}\n_aiosctl_completion\n"
+        )
+        return [word for word in run("zsh", script, peer, home) if word]
+
+    assert zsh("aiosctl job pa") == ["pause"]
+    assert zsh("aiosctl job kill j") == ["j1", "j2", "j3"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
