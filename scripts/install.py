@@ -315,7 +315,7 @@ def uninstall(place: Place, *, purge: bool) -> None:
         run("systemctl", "disable", "--now", *UNITS)
     for path in sorted(listed):
         place.real(path).unlink(missing_ok=True)
-        remove_empty(place.real(path).parent, place.real(place.prefix))
+        remove_empty(place.real(path).parent)
     shutil.rmtree(place.real(place.home))
     if is_running:
         run("systemctl", "daemon-reload")
@@ -328,9 +328,9 @@ def uninstall(place: Place, *, purge: bool) -> None:
     say("aiosd is gone with its configuration, contexts, models and backups; the user aiosd stays")
 
 
-def remove_empty(folder: Path, top: Path) -> None:
-    """Our own directories, and those above that are empty now."""
-    while top in folder.parents and folder.is_dir() and not any(folder.iterdir()):
+def remove_empty(folder: Path) -> None:
+    """This directory and those above it, while they are empty and bear our name."""
+    while "aiosd" in folder.parts[-2:] and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
 

@@ -4,7 +4,6 @@ they refuse.  What they do to a real system: test_service.py."""
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -149,12 +148,20 @@ def test_what_the_service_needs_is_all_that_is_copied() -> None:
     assert not names & {"pytest", "mypy", "ruff", "matplotlib", "pip", "aiosd", "aios-sdk"}
 
 
-def test_an_empty_directory_of_ours_goes_and_others_stay(tmp_path: Path) -> None:
-    (tmp_path / "a/b/c").mkdir(parents=True)
-    (tmp_path / "a/theirs").touch()
-    install.remove_empty(tmp_path / "a/b/c", tmp_path)
-    assert files_in(tmp_path) == ["/a/theirs"]
-    assert not (tmp_path / "a/b").exists()
-    shutil.rmtree(tmp_path / "a")
-    install.remove_empty(tmp_path / "a/b", tmp_path)  # gone already
-    assert tmp_path.exists()
+def test_only_empty_directories_of_ours_go(tmp_path: Path) -> None:
+    for name in ("share/aiosd/dropins", "bin", "lib/systemd/system"):
+        (tmp_path / name).mkdir(parents=True)
+        install.remove_empty(tmp_path / name)
+    assert not (tmp_path / "share/aiosd").exists()
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "share",
+        "bin",
+        "lib",
+        "systemd",
+        "system",
+    }
+    (tmp_path / "share/aiosd").mkdir()
+    (tmp_path / "share/aiosd/theirs").touch()
+    install.remove_empty(tmp_path / "share/aiosd")
+    assert (tmp_path / "share/aiosd/theirs").exists()
+    install.remove_empty(tmp_path / "share/doc/aiosd")  # gone already
