@@ -214,6 +214,7 @@ def test_an_engine_that_hangs_is_found_by_the_watchdog_and_replaced(lab: Lab) ->
     drop_in.write_text("[Service]\nWatchdogSec=5s\n")
     lab.must("systemctl", "daemon-reload")
     lab.path("/wedge.py").write_text((HERE / "wedge.py").read_text())
+    lab.must("systemctl", "restart", "aiosd.service")
     pid = running(lab)
     talker = Talker(lab)
     with subprocess.Popen(
