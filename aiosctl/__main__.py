@@ -34,6 +34,11 @@ ENTRIES = {
     "context": Entry(
         "aiosctl.context", "context", "Show, fork, rewind and remove contexts.", MANAGE
     ),
+    "approvals": Entry(
+        "aiosctl.approvals", "approvals", "List, approve and deny what agents ask.", MANAGE
+    ),
+    "access": Entry("aiosctl.access", "access", "Rights, groups, grants and rules.", MANAGE),
+    "audit": Entry("aiosctl.audit", "audit", "What was denied, asked and approved.", LOOK),
     "agent": Entry("aiosctl.agent", "agent", "List and end agents.", MANAGE),
     "memory": Entry("aiosctl.memory", "memory", "Add and find what agents remember.", MANAGE),
     "model": Entry("aiosctl.model", "model", "List, add and remove models.", MANAGE),

@@ -50,6 +50,10 @@ _LISTS = {
     "no context": "'aiosctl context ls --all' shows what there is",
     "no job": "'aiosctl ps --all' shows what there is",
     "no agent": "'aiosctl agent ls' shows what there is",
+    "no request": "'aiosctl approvals ls' shows what waits",
+    "no group": "'aiosctl access groups' shows what there is",
+    "no grant": "'aiosctl access grants' shows what there is",
+    "no rule": "'aiosctl access rules' shows what there is",
     "no model": "'aiosctl model ls' shows what there is",
 }
 

@@ -180,6 +180,8 @@ def _says(chunk: dict[str, Any]) -> str:
             return f"queued, position {position}…"
         case {"state": "queued"}:
             return "queued…"
+        case {"state": "waiting_approval", "request": request}:
+            return f"[waits for a person: aiosctl approvals approve {request}]"
         case {"state": "paused", "job": job}:
             return f"[paused; aiosctl job resume {job}]"
         case {"state": state}:

@@ -6,7 +6,6 @@ a person's time.  What is decided is services/access.decide's part alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -30,10 +29,7 @@ log = structlog.get_logger()
 
 
 class AccessManager:
-    """Who holds what, and the decisions that follow.
-
-    owner_of  by kind: whose a thing of that name is, None if there is none; for access.check
-    """
+    """Who holds what, and the decisions that follow."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
@@ -41,7 +37,6 @@ class AccessManager:
         self.privileges = Privileges(daemon.database, config.settings(), now_ms)
         self.audit = AuditLog(daemon.database, config.audit_entries, now_ms)
         self.approvals = Approvals(daemon, self)
-        self.owner_of: dict[str, Callable[[str], AgentId | None]] = {}
 
     async def begin(self) -> None:
         """What waited for a person when an earlier daemon ended is refused."""
@@ -63,6 +58,7 @@ class AccessManager:
         """Let go what has run out, and write what the audit has counted."""
         await self.privileges.expire()
         await self.audit.flush()
+        self.audit.tell_head()
 
     # ------------------------------------------------------------ deciding
 

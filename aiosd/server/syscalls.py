@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aios_sdk.syscalls import TABLE
+from aiosd.server.calls.access import Accesses
 from aiosd.server.calls.agent import Agents
 from aiosd.server.calls.base import Result
 from aiosd.server.calls.context import Contexts
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Handler = Callable[["Call"], "Result | Awaitable[Result]"]
 
 NOUNS = {
+    "access": Accesses,
     "agent": Agents,
     "context": Contexts,
     "job": Jobs,

@@ -165,6 +165,16 @@ def check_end(t: Transaction, last: Link, chain: Chain) -> str | None:
     return None
 
 
+def check_noted(t: Transaction, noted: Link) -> str | None:
+    """Whether the chain, which is whole, holds a link that was noted elsewhere."""
+    row = t.execute("SELECT hash FROM audit WHERE seq = ?", (noted.seq,)).fetchone()
+    chain = read_chain(t)
+    if row is None and noted.seq < chain.anchor.seq:
+        return None  # let go in its time
+    found = chain.anchor.hash if noted.seq == chain.anchor.seq else row and row[0]
+    return None if found == noted.hash else f"entry {noted.seq} is not the one that was noted"
+
+
 def _entry(row: _Row) -> Entry:
     time_ms, last_ms, n, event, uid, agent, act, kind, owner_uid, owner, name, by = row
     whose = None if owner_uid is None else AgentId(int(owner_uid), str(owner))

@@ -112,6 +112,7 @@ class AuditLog:
         self._tally = Tally()
         self._wake = asyncio.Event()
         self._unwritten: list[Entry] = []  # the disk refused
+        self._head = self._told = Link(0, bytes(32))
         self._is_closed = False
         self._stopped = asyncio.Event()
 
@@ -119,6 +120,12 @@ class AuditLog:
         """A decision that will be in the audit soon; counted with those that are alike."""
         if self._tally.note(entry):
             self._wake.set()
+
+    def tell_head(self) -> None:
+        """Into the daemon's log, which whoever changes the database would have to change as well."""
+        if self._head != self._told:
+            self._told = self._head
+            log.info("audit_head", seq=self._head.seq, hash=self._head.hash.hex())
 
     def append(self, t: Transaction, entry: Entry) -> None:
         """An entry of its own, in the write that makes it so."""
@@ -140,6 +147,7 @@ class AuditLog:
         self._wake.set()
         await self._stopped.wait()
         await self.flush(is_last=True)
+        self.tell_head()
 
     async def flush(self, *, is_last: bool = False) -> None:
         """Write what is due; what the disk refuses is kept for the next time."""
@@ -148,13 +156,19 @@ class AuditLog:
         if not entries:
             return
         try:
-            await self._database.write(lambda t: audit.append(t, entries, self.max_entries))
+            self._head = await self._database.write(
+                lambda t: audit.append(t, entries, self.max_entries)
+            )
         except SyscallError as error:
             self._unwritten = (entries + self._unwritten)[-MAX_KINDS:]
             log.warning("audit_not_written", entries=len(entries), reason=error.message)
 
-    async def verify(self) -> Verified:
-        """Walk along the whole chain, part by part, while others read."""
+    async def verify(self, noted: Link | None = None) -> Verified:
+        """Walk along the whole chain, part by part, while others read.
+
+        noted: a head of earlier, kept elsewhere: who can write the database can write the head in
+        it, too.
+        """
         while True:
             chain = await self._database.read(audit.read_chain)
             last, problem = chain.anchor, None
@@ -164,12 +178,12 @@ class AuditLog:
             if problem is not None and now.anchor.seq > last.seq:
                 continue  # the oldest were let go meanwhile: walk again
             if problem is None:
-                problem = await self._database.read(partial(_check_end, last, chain))
+                problem = await self._database.read(partial(_check_end, last, chain, noted))
             return Verified(chain.anchor.seq + 1, last.seq, chain.head, problem)
 
     async def _check_part(self, after: Link, up_to: int) -> tuple[Link, str | None]:
         return await self._database.read(lambda t: audit.check_part(t, after, up_to, PART_ROWS))
 
 
-def _check_end(last: Link, chain: Chain, t: Transaction) -> str | None:
-    return audit.check_end(t, last, chain)
+def _check_end(last: Link, chain: Chain, noted: Link | None, t: Transaction) -> str | None:
+    return audit.check_end(t, last, chain) or (noted and audit.check_noted(t, noted))

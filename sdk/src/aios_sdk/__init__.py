@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aios_sdk.access import Access, AsyncAccess
     from aios_sdk.aio import AsyncClient, AsyncContext
     from aios_sdk.aiostream import AsyncStream, AsyncTextStream
     from aios_sdk.client import Client, Context
@@ -74,7 +75,9 @@ __all__ = [
     "ERRORS",
     "PROTOCOL_VERSION",
     "TABLE",
+    "Access",
     "AiosError",
+    "AsyncAccess",
     "AsyncClient",
     "AsyncContext",
     "AsyncMemory",
@@ -128,6 +131,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "access": ("Access", "AsyncAccess"),
     "aio": ("AsyncClient", "AsyncContext"),
     "aiostream": ("AsyncStream", "AsyncTextStream"),
     "client": ("Client", "Context"),

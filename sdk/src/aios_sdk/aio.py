@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Unpack, cast
 
+from aios_sdk.access import AsyncAccess
 from aios_sdk.aiolink import AsyncLink
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, hello_params, may_repeat
@@ -188,6 +189,11 @@ class AsyncClient:
     async def contexts(self, *, all: bool = False) -> list[ContextInfo]:  # noqa: A002 - the param's name
         result = await self.call("context.list", all=all)
         return cast(list[ContextInfo], field(result, "contexts", list))
+
+    @property
+    def access(self) -> AsyncAccess:
+        """What this agent may do, and who may do what to its things."""
+        return AsyncAccess(self)
 
     @property
     def memory(self) -> AsyncMemory:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Unpack, cast
 
+from aios_sdk.access import Access
 from aios_sdk.calls import hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.link import Link
@@ -197,6 +198,11 @@ class Client:
     def contexts(self, *, all: bool = False) -> list[ContextInfo]:  # noqa: A002 - the param's name
         result = self.call("context.list", all=all)
         return cast(list[ContextInfo], field(result, "contexts", list))
+
+    @property
+    def access(self) -> Access:
+        """What this agent may do, and who may do what to its things."""
+        return Access(self)
 
     @property
     def memory(self) -> Memory:

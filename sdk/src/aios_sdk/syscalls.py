@@ -282,6 +282,59 @@ GRANT_INFO = _result(
     expires_ms_=MS,
 )
 
+RIGHTS = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
+RIGHT = Str(choices=RIGHTS)
+ACCESS_MODE = Str(choices=("read", "write"))
+GROUP_MODE = Str(choices=("none", "read", "write"))
+HOLDER = Str(max_chars=65, pattern=r"@?[A-Za-z0-9._-]{1,64}")
+UID = Int(0, 2**32 - 2)
+THING = Str(max_chars=4352, pattern=r"[^\x00\ud800-\udfff]{0,4352}")  # a path and who has it
+REQUEST_INFO = _result(
+    request=ID,
+    agent=AGENT,
+    uid=UID,
+    act=TEXT,
+    kind=TEXT,
+    owner_=AGENT,
+    name=TEXT,
+    method=TEXT,
+    reason=TEXT,
+    created_ms=MS,
+    expires_ms=MS,
+)
+GROUP_INFO = _result(
+    name=AGENT,
+    uid=UID,
+    mode=GROUP_MODE,
+    members=_many(AGENT),
+    rights=_many(RIGHT),
+    is_fixed=Bool(),
+)
+GRANT_INFO = _result(
+    grant=ID,
+    owner=AGENT,
+    holder=HOLDER,
+    kind=TEXT,
+    name=TEXT,
+    mode=ACCESS_MODE,
+    expires_ms_=MS,
+)
+AUDIT_ENTRY = _result(
+    seq_=COUNT,
+    time_ms=MS,
+    last_ms=MS,
+    n=COUNT,
+    event=TEXT,
+    agent=TEXT,
+    uid=Int(-1, 2**32 - 2),
+    act=TEXT,
+    kind=TEXT,
+    owner_=TEXT,
+    owner_uid_=UID,
+    name=TEXT,
+    by=TEXT,
+)
+
 # ---------------------------------------------------------------- params that several calls share
 
 CONTEXT = _needs("context", ID, "the context's id")
@@ -872,6 +925,157 @@ TABLE: dict[str, Syscall] = {
             Param("weight", Int(1, 1000), "its share of what its uid gets, under fair; usually 1"),
             Param("memory_bytes", Int(0, 2**50), "its notes; past it: quota_exceeded. 0: default"),
             Param("storage_bytes", Int(0, 2**50), "its files; past it: quota_exceeded. 0: default"),
+        ),
+        _syscall(
+            "access.check",
+            "whether the caller might do something; changes nothing and asks nobody",
+            _result(allowed=Bool(), reason=TEXT, asks=Bool()),
+            _needs(
+                "action",
+                Str(max_chars=64, pattern=r"[a-z]+(\.[a-z]+)?"),
+                "a syscall, or one of see, read, write, delete, replace, use, steer, admin",
+            ),
+            Param(
+                "target", THING, "on what: KIND:ID, storage:AGENT:/PATH, memory:AGENT", default=""
+            ),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.request",
+            "ask a person for a right; with a target: to read or write what is another agent's",
+            _result(request=ID, state=Str(choices=("pending", "approved"))),
+            _needs("right", Str(choices=(*RIGHTS, "read", "write")), "what is wanted"),
+            Param("target", THING, "on what: context:ID, memory:AGENT, storage:AGENT:/PATH"),
+            _needs("reason", Str(max_chars=500, min_chars=1), "why, for the person who decides"),
+            Param("wait", Bool(), "answer when it is approved; denied otherwise", default=False),
+        ),
+        _syscall(
+            "access.pending",
+            "what waits for a person: one's own, of one's uid for an operator, all for an admin",
+            _result(requests=_many(REQUEST_INFO)),
+            Param("stream", Bool(), "tell it at every change, until cancelled", default=False),
+            chunk=_result(id=COUNT, tag_=Any(), requests=_many(REQUEST_INFO)),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.approve",
+            "say yes to what waits; never to one's own, unless a person at the shell",
+            NOTHING,
+            _needs("request", ID, "the request's id"),
+            Param(
+                "remember", Bool(), "from now on, not this once (a right: a while)", default=False
+            ),
+        ),
+        _syscall(
+            "access.deny",
+            "say no to what waits, or take one's own request back",
+            NOTHING,
+            _needs("request", ID, "the request's id"),
+        ),
+        _syscall(
+            "access.groups",
+            "the privilege groups of the caller's uid",
+            _result(groups=_many(GROUP_INFO)),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.group",
+            "make a group, change it, or (without its last member) end it; for operators and admin",
+            GROUP_INFO,
+            _needs("name", AGENT, "the group's name"),
+            Param("add", List(AGENT, max_items=1024), "agents that join it"),
+            Param("remove", List(AGENT, max_items=1024), "agents that leave it"),
+            Param("mode", GROUP_MODE, "what members may do to each other's things; read at first"),
+            Param("rights", List(RIGHT, max_items=7), "what its members hold too; for admin"),
+            Param("uid", UID, "of another user; for admin"),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.rights",
+            "what an agent holds; to change it takes the right admin",
+            _result(
+                agent=AGENT,
+                uid=UID,
+                rights=_many(RIGHT),
+                groups=_many(AGENT),
+                changes=_many(_result(right=RIGHT, is_held=Bool(), expires_ms_=MS)),
+            ),
+            _needs("agent", AGENT, "its name; it may be yet to come"),
+            Param("uid", UID, "of another user; for admin"),
+            Param("add", List(RIGHT, max_items=7), "rights it gets"),
+            Param("remove", List(RIGHT, max_items=7), "rights it loses, whatever gave them"),
+            Param("reset", List(RIGHT, max_items=7), "rights that the configuration decides again"),
+            Param("expires_s", Int(1, 10**9), "what is added or removed lasts so long"),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.grant",
+            "let another agent of one's uid at one's contexts, memory or files",
+            _result(grant=ID),
+            _needs("kind", Str(choices=("context", "memory", "storage")), "of what kind"),
+            _needs("with", HOLDER, "an agent, or @GROUP"),
+            Param(
+                "name",
+                THING,
+                "a context's or note's id, a path and all below; empty: all",
+                default="",
+            ),
+            Param("mode", ACCESS_MODE, "how far", default="read"),
+            Param("expires_s", Int(1, 10**9), "for how long; absent: until revoked"),
+        ),
+        _syscall(
+            "access.grants",
+            "what one has granted, and what one was granted",
+            _result(given=_many(GRANT_INFO), held=_many(GRANT_INFO)),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.revoke",
+            "end one of one's grants",
+            NOTHING,
+            _needs("grant", ID, "its id"),
+        ),
+        _syscall(
+            "access.rules",
+            "what was approved for good, of the caller's agent; of its uid for operators and admin",
+            _result(
+                rules=_many(
+                    _result(
+                        rule=ID, agent=AGENT, uid=UID, act=TEXT, kind=TEXT, owner_=AGENT, name=TEXT
+                    )
+                )
+            ),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "access.forget",
+            "have it asked again; for operators and admin",
+            NOTHING,
+            _needs("rule", ID, "its id"),
+        ),
+        _syscall(
+            "access.audit",
+            "what was denied, asked, approved and done as admin: of the caller's agent, of its uid "
+            "for an operator, all for an admin",
+            _result(
+                entries=_many(AUDIT_ENTRY),
+                chain_=_result(
+                    is_whole=Bool(), problem_=TEXT, first=COUNT, last=COUNT, head=COUNT, hash=TEXT
+                ),
+            ),
+            Param("since_ms", MS, "from then on", default=0),
+            Param("limit", Int(1, 10_000), "the newest so many", default=100),
+            Param("before", COUNT, "those before this seq; for admin"),
+            Param("agent", AGENT, "of this agent"),
+            Param("uid", UID, "of this uid"),
+            Param("event", Str(max_chars=32, pattern=r"[a-z]{1,32}"), "denied, asked, approved, …"),
+            Param("verify", Bool(), "walk along the chain too; for admin", default=False),
+            Param(
+                "head",
+                Str(max_chars=85, pattern=r"[0-9]{1,19}:[0-9a-f]{64}"),
+                "with verify: SEQ:HASH as noted before, which the chain must still hold",
+            ),
+            is_repeatable=True,
         ),
     )
 }
