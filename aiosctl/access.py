@@ -50,7 +50,10 @@ RULES = (
 @click.group(
     cls=Group,
     examples=(
-        ("let two agents work on each other's things", "aiosctl access group team +ada +bob -m write"),
+        (
+            "let two agents read each other's things",
+            "aiosctl access group team --add ada --add bob",
+        ),
         ("what an agent holds", "aiosctl access rights bob"),
         ("take a right from it", "aiosctl access rights bob --remove tool"),
         ("lend one file", "aiosctl --agent ada access grant storage bob docs/plan.md --for 3600"),
@@ -117,25 +120,26 @@ def groups(app: App) -> None:
 
 
 @access.command(
-    context_settings={"ignore_unknown_options": True},
     examples=(
-        ("make one whose members may read each other's things", "aiosctl access group team +ada +bob"),
+        (
+            "make one whose members may read each other's things",
+            "aiosctl access group team --add ada --add bob",
+        ),
         ("let them write, too", "aiosctl access group team --mode write"),
-        ("take one out", "aiosctl access group team -bob"),
+        ("take one out", "aiosctl access group team --remove bob"),
     ),
 )
 @click.argument("name", shell_complete=complete.groups)
-@click.argument("members", nargs=-1, metavar="[+AGENT | -AGENT]…", type=click.UNPROCESSED)
+@click.option("--add", multiple=True, metavar="AGENT", help="Add it; may be repeated.")
+@click.option("--remove", multiple=True, metavar="AGENT", help="Remove it; may be repeated.")
 @click.option("-m", "--mode", type=click.Choice(("none", "read", "write")), help="How far.")
 @pass_app
-def group(app: App, name: str, members: tuple[str, ...], mode: str | None) -> None:
+def group(
+    app: App, name: str, add: tuple[str, ...], remove: tuple[str, ...], mode: str | None
+) -> None:
     """Make a group, add and remove members; without its last member it is gone."""
-    for member in members:
-        if member[:1] not in "+-" or not member[1:]:
-            raise click.UsageError(f"{member!r}: write +AGENT to add one, -AGENT to remove one")
-    add = [member[1:] for member in members if member[0] == "+"]
-    remove = [member[1:] for member in members if member[0] == "-"]
-    result = app.call("access.group", name=name, add=add, remove=remove, mode=mode)
+    params = {"name": name, "add": list(add), "remove": list(remove), "mode": mode}
+    result = app.call("access.group", **params)
     if app.is_json:
         render.document(result)
         return
@@ -163,19 +167,10 @@ def group(app: App, name: str, members: tuple[str, ...], mode: str | None) -> No
 @click.option("--for", "expires_s", type=click.IntRange(min=1), metavar="S", help="For S seconds.")
 @click.option("--uid", type=click.IntRange(min=0), metavar="UID", help="Another user's agent.")
 @pass_app
-def rights(
-    app: App,
-    agent: str,
-    add: tuple[str, ...],
-    remove: tuple[str, ...],
-    reset: tuple[str, ...],
-    expires_s: int | None,
-    uid: int | None,
-) -> None:
+def rights(app: App, /, agent: str, **asked: Any) -> None:
     """Show what an agent holds, or change it, which takes the right admin."""
-    given = {"add": list(add), "remove": list(remove), "reset": list(reset)}
-    asked: dict[str, Any] = {name: values for name, values in given.items() if values}
-    result = app.call("access.rights", agent=agent, uid=uid, expires_s=expires_s, **asked)
+    given = {name: list(v) if isinstance(v, tuple) else v for name, v in asked.items() if v}
+    result = app.call("access.rights", agent=agent, **given)
     if app.is_json:
         render.document(result)
         return
@@ -198,7 +193,10 @@ def rights(
 @access.command(
     examples=(
         ("all its notes", "aiosctl --agent ada access grant memory bob"),
-        ("a folder, to write, for an hour", "aiosctl access grant storage @team docs -m write --for 3600"),
+        (
+            "a folder, to write, for an hour",
+            "aiosctl access grant storage @team docs -m write --for 3600",
+        ),
     )
 )
 @click.argument("kind", type=click.Choice(("context", "memory", "storage")))
@@ -210,15 +208,12 @@ def rights(
 )  # fmt: skip
 @click.option("--for", "expires_s", type=click.IntRange(min=1), metavar="S", help="For S seconds.")
 @pass_app
-def grant(
-    app: App, kind: str, holder: str, name: str, mode: str, expires_s: int | None
-) -> None:
+def grant(app: App, /, holder: str, **asked: Any) -> None:
     """Let another of your agents at an agent's (--agent) things, and print the grant's id.
 
     NAME is a context's or note's id, or a path with all below; without it: all of the kind.
     """
-    params = {"kind": kind, "with": holder, "name": name, "mode": mode, "expires_s": expires_s}
-    result = app.call("access.grant", **params)
+    result = app.call("access.grant", **{"with": holder}, **asked)
     if app.is_json:
         render.document(result)
     else:

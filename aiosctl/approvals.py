@@ -78,9 +78,7 @@ def watch(app: App) -> None:
 @pass_app
 def approve(app: App, requests: tuple[str, ...], remember: bool) -> None:
     """Say yes: what waits goes on."""
-    for_each(
-        app, requests, lambda one: app.call("access.approve", request=one, remember=remember)
-    )
+    for_each(app, requests, lambda one: app.call("access.approve", request=one, remember=remember))
 
 
 @approvals.command()

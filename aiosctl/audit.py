@@ -13,9 +13,14 @@ from aiosctl.app import App, pass_app
 from aiosctl.commands import Command
 from aiosctl.failures import Exit
 
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 EVENTS = ("denied", "hidden", "asked", "withdrawn", "refused", "approved", "admin", "changed")
 COLUMNS = (
-    render.Column("TIME", "last_ms", lambda ms: _time(ms)),
+    render.Column("TIME", "last_ms", _time),
     render.Column("EVENT", "event"),
     render.Column("N", "n", right=True),
     render.Column("AGENT", "agent"),
@@ -51,13 +56,13 @@ class Ago(click.ParamType):
         ("whether the record is whole", "aiosctl audit --verify"),
     ),
 )
-@click.option("--agent", "who", metavar="NAME", shell_complete=complete.agents, help="Only its.")
+@click.option("--agent", metavar="NAME", shell_complete=complete.agents, help="Only its.")
 @click.option("--uid", type=click.IntRange(min=0), metavar="UID", help="Only this user's.")
 @click.option("--event", type=click.Choice(EVENTS), help="Only these.")
 @click.option("--since", type=Ago(), metavar="AGE", help="Not older than 30s, 15m, 2h, 7d…")
 @click.option(
-    "-n", "--number", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N",
-    help="The newest so many.",
+    "-n", "--number", "limit", type=click.IntRange(1, 10_000), default=100, show_default=True,
+    metavar="N", help="The newest so many.",
 )  # fmt: skip
 @click.option(
     "--verify",
@@ -70,35 +75,25 @@ class Ago(click.ParamType):
     help="With --verify: the head as you noted it before, which must still be there.",
 )
 @pass_app
-def audit(
-    app: App,
-    who: str | None,
-    uid: int | None,
-    event: str | None,
-    since: float | None,
-    number: int,
-    verify: bool,
-    head: str | None,
-) -> None:
+def audit(app: App, /, since: float | None, **asked: Any) -> None:
     """Show what was denied, asked, approved, changed and done as admin, oldest first.
 
     You see what concerns your own agents; root and the daemon's own user see everyone's. N counts
     alike ones, the last of them at TIME.
     """
-    if head is not None and not verify:
+    if asked["head"] and not asked["verify"]:
         raise click.UsageError("--head needs --verify")
-    params = {"agent": who, "uid": uid, "event": event, "limit": number, "head": head}
-    params["verify"] = verify or None
+    given = {name: value for name, value in asked.items() if value not in (None, False)}
     if since is not None:
-        params["since_ms"] = int(1000 * (datetime.now(UTC).timestamp() - since))
-    result = app.call("access.audit", **params)
+        given["since_ms"] = int(1000 * (datetime.now(UTC).timestamp() - since))
+    result = app.call("access.audit", **given)
     if app.is_json:
         render.document(result)
-    elif verify:
+    elif asked["verify"]:
         _show_chain(result["chain"])
     else:
         render.table(result["entries"], COLUMNS, nothing="nothing was denied, asked or approved")
-    if verify and not result["chain"]["is_whole"]:
+    if asked["verify"] and not result["chain"]["is_whole"]:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
@@ -111,7 +106,3 @@ def _show_chain(chain: dict[str, Any]) -> None:
             ("head", f"{chain['head']}:{chain['hash']}"),
         ]
     )
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

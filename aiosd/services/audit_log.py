@@ -122,7 +122,7 @@ class AuditLog:
             self._wake.set()
 
     def tell_head(self) -> None:
-        """Into the daemon's log, which whoever changes the database would have to change as well."""
+        """Into the daemon's log: whoever changes the database would have to change that as well."""
         if self._head != self._told:
             self._told = self._head
             log.info("audit_head", seq=self._head.seq, hash=self._head.hash.hex())

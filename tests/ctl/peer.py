@@ -332,6 +332,30 @@ MEMORY_STATS = {
     "hot_limit_bytes": 4194304, "hits": 5, "faults": 1, "evictions": 0, "without_vector": 1,
 }  # fmt: skip
 
+REQUEST = {
+    "request": "q1", "agent": "bob", "uid": UID, "act": "delete", "kind": "storage",
+    "owner": "alice", "name": "docs/plan.txt", "method": "storage.delete", "reason": "",
+    "created_ms": 0, "expires_ms": 300_000,
+}  # fmt: skip
+GROUP = {
+    "name": "team", "uid": UID, "mode": "read", "members": ["alice", "bob"], "rights": [],
+    "is_fixed": False,
+}  # fmt: skip
+GRANT = {
+    "grant": "g1", "owner": "alice", "holder": "bob", "kind": "storage", "name": "docs",
+    "mode": "read",
+}  # fmt: skip
+RULE = {
+    "rule": "r1", "agent": "bob", "uid": UID, "act": "delete", "kind": "storage", "owner": "alice",
+    "name": "docs/plan.txt",
+}  # fmt: skip
+ENTRY = {
+    "seq": 7, "time_ms": 1_000, "last_ms": 61_000, "n": 3, "event": "denied", "agent": "bob",
+    "uid": UID, "act": "read", "kind": "memory", "owner": "alice", "owner_uid": UID, "name": "m1",
+    "by": "owner",
+}  # fmt: skip
+CHAIN = {"is_whole": True, "first": 1, "last": 7, "head": 7, "hash": "ab" * 32}
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
@@ -447,6 +471,25 @@ DEFAULTS: dict[str, Answer] = {
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},
+    "access.check": {"allowed": True, "reason": "allowed: own", "asks": False},
+    "access.request": {"request": "q1", "state": "pending"},
+    "access.pending": {"requests": [REQUEST]},
+    "access.approve": {},
+    "access.deny": {},
+    "access.groups": {"groups": [GROUP]},
+    "access.group": GROUP,
+    "access.rights": lambda call: {
+        "agent": call.params["agent"], "uid": UID, "rights": ["llm", "context"],
+        "groups": ["team"], "changes": [{"right": "tool", "is_held": False}],
+    },
+    "access.grant": {"grant": "g1"},
+    "access.grants": {"given": [GRANT], "held": []},
+    "access.revoke": {},
+    "access.rules": {"rules": [RULE]},
+    "access.forget": {},
+    "access.audit": lambda call: {
+        "entries": [ENTRY], **({"chain": CHAIN} if call.params.get("verify") else {}),
+    },
     "agent.limits": {
         "agent": "alice",
         "uid": 1000,

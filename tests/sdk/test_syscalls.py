@@ -84,6 +84,20 @@ NAMES = [
     "agent.info",
     "agent.kill",
     "agent.limits",
+    "access.check",
+    "access.request",
+    "access.pending",
+    "access.approve",
+    "access.deny",
+    "access.groups",
+    "access.group",
+    "access.rights",
+    "access.grant",
+    "access.grants",
+    "access.revoke",
+    "access.rules",
+    "access.forget",
+    "access.audit",
 ]
 
 
@@ -105,6 +119,7 @@ def test_rights_follow_the_family() -> None:
         "memory": {"memory"},
         "storage": {"storage"},
         "agent": {None},
+        "access": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
         "sys.journal",
@@ -142,6 +157,12 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "storage.revoke",
         "agent.kill",
         "agent.limits",
+        "access.request",
+        "access.approve",
+        "access.deny",
+        "access.grant",
+        "access.revoke",
+        "access.forget",
     ]
 
 
@@ -151,7 +172,7 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
         assert "deadline_ms" in names
         assert ("tag" in names) == (call.chunk is not None)
     streaming = [name for name, call in TABLE.items() if call.chunk is not None]
-    assert streaming == ["sys.events", "llm.generate", "job.attach"]
+    assert streaming == ["sys.events", "llm.generate", "job.attach", "access.pending"]
 
 
 # ---------------------------------------------------------------- params
@@ -196,6 +217,15 @@ VALID: dict[str, dict[str, object]] = {
     "storage.revoke": {"grant": "g"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
+    "access.check": {"action": "read"},
+    "access.request": {"right": "tool", "reason": "x"},
+    "access.approve": {"request": "q"},
+    "access.deny": {"request": "q"},
+    "access.group": {"name": "g"},
+    "access.rights": {"agent": "a"},
+    "access.grant": {"kind": "memory", "with": "b"},
+    "access.revoke": {"grant": "g"},
+    "access.forget": {"rule": "r"},
     "agent.limits": {"agent": "a"},
 }
 EVERY_PARAM = [(call, param) for call in TABLE.values() for param in call.params]

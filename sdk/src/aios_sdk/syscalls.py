@@ -288,7 +288,7 @@ ACCESS_MODE = Str(choices=("read", "write"))
 GROUP_MODE = Str(choices=("none", "read", "write"))
 HOLDER = Str(max_chars=65, pattern=r"@?[A-Za-z0-9._-]{1,64}")
 UID = Int(0, 2**32 - 2)
-THING = Str(max_chars=4352, pattern=r"[^\x00\ud800-\udfff]{0,4352}")  # a path and who has it
+THING = Str(max_chars=1300)  # a path and who has it
 REQUEST_INFO = _result(
     request=ID,
     agent=AGENT,
