@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -58,14 +58,15 @@ def watch(app: App) -> None:
     with app.stream("access.pending") as stream:
         render.hint("watching; Ctrl-C ends it")
         for chunk in stream:
+            requests = cast(list[dict[str, Any]], chunk["requests"])
             if app.is_json:
-                render.document({"requests": chunk["requests"]}, is_line=True)
+                render.document({"requests": requests}, is_line=True)
                 continue
-            for request in chunk["requests"]:
+            for request in requests:
                 if request["request"] not in told:
                     render.line(_line(request))
             render.flush()
-            told = {request["request"] for request in chunk["requests"]}
+            told = {request["request"] for request in requests}
 
 
 @approvals.command()

@@ -34,7 +34,7 @@ COLUMNS = (
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Ago(click.ParamType):
+class Ago(click.ParamType[float]):
     """How long ago: 30s, 15m, 2h, 7d."""
 
     name = "age"

@@ -10,6 +10,7 @@ uid's, nor another agent's contexts, notes and files (who runs the daemon holds 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -152,8 +153,17 @@ class Confirm:
                 if self.agent.startswith("@")
                 else fnmatchcase(subject.agent.name, self.agent)
             )
-            and fnmatchcase(target.name, self.name.removeprefix("/"))
+            and self._names(target)
         )
+
+    def _names(self, target: Target) -> bool:
+        """The target, or (of a directory) what is below it as far as the pattern's text shows."""
+        pattern = self.name.removeprefix("/")
+        if fnmatchcase(target.name, pattern):
+            return True
+        plain = re.split(r"[*?\[]", pattern, maxsplit=1)[0]
+        is_above = target.name == "" or plain.startswith(target.name + "/")
+        return target.kind == "storage" and is_above
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,4 +186,7 @@ class AuditLog:
 
 
 def _check_end(last: Link, chain: Chain, noted: Link | None, t: Transaction) -> str | None:
-    return audit.check_end(t, last, chain) or (noted and audit.check_noted(t, noted))
+    problem = audit.check_end(t, last, chain)
+    if problem is None and noted is not None:
+        problem = audit.check_noted(t, noted)
+    return problem

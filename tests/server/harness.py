@@ -19,6 +19,7 @@ from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
 from aiosd.server.embedder import ModelEmbedder
 from aiosd.server.notify import Notifier
+from tests.server.peers import connect_as
 
 
 @contextlib.contextmanager
@@ -83,10 +84,13 @@ def served(
 class RawPeer:
     """A client made of a socket and the codec: says exactly what a test wants said."""
 
-    def __init__(self, path: str, agent: str | None = "raw") -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(self, path: str, agent: str | None = "raw", uid: int | None = None) -> None:
+        if uid is None:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.connect(path)
+        else:
+            self.sock = connect_as(uid, path)
         self.sock.settimeout(10)
-        self.sock.connect(path)
         self._decoder = wire.Decoder(wire.Limits())
         self._inbox: list[wire.Message] = []
         self._n = 1000

@@ -153,6 +153,7 @@ def test_nobody_is_asked_about_its_own_unless_the_rule_says_so() -> None:
         (Confirm(name="docs/*", own=True), True),
         (Confirm(name="/docs/*", own=True), True),
         (Confirm(name="*.md", own=True), False),
+        (Confirm(name="docs/plan.txt/x/*", own=True), True),  # what is below it
         (Confirm(kinds=frozenset({"storage"}), own=True), True),
         (Confirm(kinds=frozenset({"tool"}), own=True), False),
         (Confirm(acts=frozenset({"read"}), own=True), False),

@@ -60,6 +60,7 @@ class StorageCalls:
     async def storage_read(self, call: Call) -> Result:
         p = call.params
         owner, parts = self._place(call, "read")
+        await self._d.access.admit(call, "read", _target(owner, parts))
         data, version = await self._storage.read(
             owner,
             parts,
@@ -80,6 +81,7 @@ class StorageCalls:
     async def storage_list(self, call: Call) -> Result:
         p = call.params
         owner, parts = self._place(call, "read", is_root_allowed=True)
+        await self._d.access.admit(call, "read", _target(owner, parts))
         after = parse(p["after"], "after").path if p.get("after") else ""
         found, has_more = await self._storage.entries(
             owner, parts, recursive=p["recursive"], after=after, n_most=p["limit"]
@@ -138,6 +140,7 @@ class StorageCalls:
 
     async def storage_history(self, call: Call) -> Result:
         owner, parts = self._place(call, "read")
+        await self._d.access.admit(call, "read", _target(owner, parts))
         return {
             "versions": [
                 {
@@ -165,6 +168,7 @@ class StorageCalls:
     async def storage_search(self, call: Call) -> Result:
         p = call.params
         owner, below = self._place(call, "read", is_root_allowed=True)
+        await self._d.access.admit(call, "read", _target(owner, below))
         found = await self._d.storage_index.search(
             owner, p["query"], p["k"], Mode(p["mode"]), below
         )
