@@ -164,16 +164,17 @@ def waiting(peer: RawPeer, method: str, **params: Any) -> str:
     peer.send(wire.encode_request(1, method, params))
     message = peer.receive()
     assert isinstance(message, wire.Notification), message
-    params: Any = message.params
-    assert (params["id"], params["state"]) == (1, "waiting_approval")
-    return str(params["request"])
+    told: Any = message.params
+    assert (told["id"], told["state"]) == (1, "waiting_approval")
+    return str(told["request"])
 
 
 def answered(peer: RawPeer) -> Any:
     message = peer.receive()
     assert isinstance(message, wire.Response), message
     assert message.id == 1
-    return message.error["code"] if message.error else message.result
+    error: Any = message.error
+    return error["code"] if error else message.result
 
 
 @contextlib.contextmanager
