@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from aiosctl import complete, render, units
+from aiosctl import complete, render, units, waiting
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Command, Group
 from aiosctl.failures import how_to_attach
@@ -26,12 +27,17 @@ COLUMNS = (
     render.Column("SLICES", "slices", right=True),
     render.Column("PARKS", "parks", right=True),
 )
+WAIT_COLUMNS = (
+    *(column for column in COLUMNS if column.key in ("job", "agent", "uid", "state", "waited_ms")),
+    render.Column("WAITS FOR", "waits_for", waiting.words),
+)
 
 
 @click.command(
     cls=Command,
     examples=(
         ("who uses the model now", "aiosctl ps"),
+        ("who waits for what", "aiosctl ps --wait"),
         ("every user's jobs (as root or the daemon's user)", "aiosctl ps --all"),
         (
             "the ids of paused jobs",
@@ -40,18 +46,21 @@ COLUMNS = (
     ),
 )
 @click.option("-a", "--all", "is_all", is_flag=True, help="Other users' jobs too, where allowed.")
+@click.option("-w", "--wait", "is_wait", is_flag=True, help="What each job waits for.")
 @pass_app
-def ps(app: App, is_all: bool) -> None:
+def ps(app: App, is_all: bool, is_wait: bool) -> None:
     """List the jobs of all your agents: what runs, what waits, and what it has cost.
 
     TOKENS were written so far, WAITED is time in line, SLICES counts its turns on the model, PARKS
-    how often its context had to make room for another.
+    how often its context had to make room for another. With --wait: what each waits for, be it a
+    lane, its client, a pause, another job that reads the same beginning, or the database.
     """
     result = app.call("job.list", all=True)
     if not is_all:
         # An admin gets everyone's; "mine" is what a person expects without being asked.
         result["jobs"] = [job for job in result["jobs"] if job["uid"] == app.hello["uid"]]
-    _show(app, result, "no jobs" if is_all else "no jobs of yours")
+    nothing = "no jobs" if is_all else "no jobs of yours"
+    _show(app, result, nothing, WAIT_COLUMNS if is_wait else COLUMNS)
 
 
 @click.group(
@@ -157,8 +166,13 @@ def attach(app: App, job_id: str, from_token: int) -> None:
     remark_on(result, from_token + len(result["tokens"]))
 
 
-def _show(app: App, result: dict[str, Any], nothing: str) -> None:
+def _show(
+    app: App,
+    result: dict[str, Any],
+    nothing: str,
+    columns: Sequence[render.Column] = COLUMNS,
+) -> None:
     if app.is_json:
         render.document(result)
         return
-    render.table(result["jobs"], COLUMNS, nothing=nothing)
+    render.table(result["jobs"], columns, nothing=nothing)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiosctl import waiting
+
 HISTORY = 120  # samples of tokens per second kept for the small curve
 VIEWS = ("jobs", "agents", "slots")
 
@@ -218,7 +220,7 @@ class Board:
 def waits(job: dict[str, Any]) -> str | None:
     """What the job waits for, in words; None if it doesn't, or the daemon doesn't say."""
     told = job.get("waits_for")
-    return str(told["words"]) if isinstance(told, dict) and "words" in told else None
+    return waiting.words(told) if isinstance(told, dict) else None
 
 
 def _saves(cores: Sequence[dict[str, Any]]) -> int:

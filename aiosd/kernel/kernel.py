@@ -120,6 +120,10 @@ class Kernel:
         waiting = now_ns - known.ready_since_ns if known.state is JobState.READY else 0
         return known.waited_ns + waiting
 
+    def rate_due_ns(self, agent: AgentId) -> int | None:
+        """When the agent may go on that has used up its tokens per minute; None if it may now."""
+        return self._rates.due_ns(agent)
+
     def wake_ns(self) -> int | None:
         """When TimePassed is due, if nothing else happens."""
         return self._rates.wake_ns()

@@ -83,6 +83,12 @@ class Rates:
         """When the next agent may go on; None if nobody waits."""
         return self._due[0][0] if self._due else None
 
+    def due_ns(self, agent: AgentId) -> int | None:
+        """When the agent may go on; None if it doesn't wait."""
+        if not self.is_empty(agent):
+            return None
+        return max((due_ns for due_ns, who in self._due if who == agent), default=None)
+
     def refill(self, now_ns: int) -> list[AgentId]:
         """Who may go on now."""
         awake: list[AgentId] = []

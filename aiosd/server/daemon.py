@@ -17,7 +17,7 @@ from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unav
 from aiosd import __version__, logs
 from aiosd.admission import Admission
 from aiosd.config import Config
-from aiosd.driver import Driver
+from aiosd.driver import Driver, JobResult
 from aiosd.engine import thread as engine_thread
 from aiosd.engine.base import Model
 from aiosd.engine.chat import ChatTemplate
@@ -35,7 +35,7 @@ from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.embedder import ModelEmbedder
 from aiosd.server.figures import LAG_EVERY_S
-from aiosd.server.generate import now_ms
+from aiosd.server.generate import Work, now_ms
 from aiosd.server.metrics import FromAnotherThread
 from aiosd.server.prompts import Prompter
 from aiosd.server.scrape import ScrapeServer
@@ -167,6 +167,7 @@ class Daemon:
         )
         self.agent_limits = LimitBook(database)
         self.detached = DetachedJobs(self)
+        self.saving: dict[JobId, tuple[Work, JobResult]] = {}  # jobs whose turn is being written
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)

@@ -184,9 +184,21 @@ async def commit(
             if also is not None:
                 also(transaction)
 
-        await daemon.contexts.append(work.context, entry, tokens, now, more)
+        with _saving(daemon, work, result):
+            await daemon.contexts.append(work.context, entry, tokens, now, more)
     elif also is not None:
-        await daemon.database.write(also)
+        with _saving(daemon, work, result):
+            await daemon.database.write(also)
+
+
+@contextlib.contextmanager
+def _saving(daemon: Daemon, work: Work, result: JobResult) -> Iterator[None]:
+    """The job isn't the driver's any more, and nobody has been told its end: job.list knows it."""
+    daemon.saving[work.spec.job] = (work, result)
+    try:
+        yield
+    finally:
+        daemon.saving.pop(work.spec.job, None)
 
 
 async def prefetch(daemon: Daemon, call: Call, context: Context) -> int:

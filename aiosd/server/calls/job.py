@@ -10,13 +10,15 @@ from aios_sdk.errors import (
 )
 from aiosd import story
 from aiosd.kernel import events as ev
-from aiosd.kernel.model import JobId, Outcome, Priority
-from aiosd.server import generate
+from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
+from aiosd.server import generate, waiting
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
+    from aiosd.driver import JobRecord, JobResult
     from aiosd.server.daemon import Daemon
+    from aiosd.server.generate import Work
     from aiosd.server.session import Call
 
 
@@ -26,26 +28,40 @@ class Jobs:
 
     def job_list(self, call: Call) -> Result:
         wants_all = call.params["all"]
+        driver = self._d.driver
+
+        def is_wanted(agent: AgentId) -> bool:
+            return agent == call.agent or (wants_all and self._d.access.sees(call, agent))
+
         now_ns = time.monotonic_ns()
+        jobs = [
+            self._under_way(record, now_ns)
+            for record in driver.jobs.values()
+            if is_wanted(record.agent)
+        ]
+        jobs += [
+            _saving(work, result)
+            for work, result in self._d.saving.values()
+            if is_wanted(work.agent)
+        ]
+        return {"jobs": jobs}
+
+    def _under_way(self, record: JobRecord, now_ns: int) -> Result:
         kernel = self._d.driver.kernel
+        job = kernel.jobs[record.spec.job]
+        waits_for = waiting.waits_for(self._d.driver, job, now_ns)
         return {
-            "jobs": [
-                {
-                    "job": job,
-                    "agent": record.agent.name,
-                    "uid": record.agent.uid,
-                    "context": record.spec.context,
-                    "state": kernel.jobs[job].state.value,
-                    "priority": kernel.jobs[job].priority.name.lower(),
-                    "n_output": len(record.tokens),
-                    "waited_ms": kernel.waited_ns(job, now_ns) // 10**6,
-                    "slices": kernel.jobs[job].slices,
-                    "parks": kernel.jobs[job].parks,
-                }
-                for job, record in self._d.driver.jobs.items()
-                if record.agent == call.agent
-                or (wants_all and self._d.access.sees(call, record.agent))
-            ]
+            "job": job.id,
+            "agent": record.agent.name,
+            "uid": record.agent.uid,
+            "context": record.spec.context,
+            "state": job.state.value,
+            "priority": job.priority.name.lower(),
+            "n_output": len(record.tokens),
+            "waited_ms": kernel.waited_ns(job.id, now_ns) // 10**6,
+            "slices": job.slices,
+            "parks": job.parks,
+            **({} if waits_for is None else {"waits_for": waits_for}),
         }
 
     async def job_story(self, call: Call) -> Result:
@@ -101,3 +117,20 @@ class Jobs:
 
     async def job_attach(self, call: Call) -> Result:
         return await self._d.detached.attach(call)
+
+
+def _saving(work: Work, result: JobResult) -> Result:
+    """A job whose turn is being written."""
+    return {
+        "job": work.spec.job,
+        "agent": work.agent.name,
+        "uid": work.agent.uid,
+        "context": work.spec.context,
+        "state": "saving",
+        "priority": work.params["priority"],
+        "n_output": len(result.tokens),
+        "waited_ms": result.cost.waited_ns // 10**6,
+        "slices": result.cost.slices,
+        "parks": result.cost.parks,
+        "waits_for": waiting.DATABASE,
+    }

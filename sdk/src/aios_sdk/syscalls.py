@@ -200,12 +200,13 @@ JOB_INFO = _result(
     agent=AGENT,
     uid=COUNT,
     context=ID,
-    state=Str(choices=("ready", "running", "stalled", "paused", "delayed", "cancelling")),
+    state=Str(choices=("ready", "running", "stalled", "paused", "delayed", "cancelling", "saving")),
     priority=PRIORITY,
     n_output=COUNT,
     waited_ms=MS,
     slices=COUNT,
     parks=COUNT,
+    waits_for_=_result(kind=TEXT, position_=COUNT, job_=ID, wait_ms_=MS),
 )
 AGENT_INFO = _result(
     agent=AGENT,
