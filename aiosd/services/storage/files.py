@@ -344,6 +344,7 @@ class Files:
     def _keep(self, owner: AgentId, parts: Parts, part: Part, op: str, by: str) -> File:
         """Steps (2) to (4); after a refusal the content is gone again."""
         freed: set[str] = set()
+        self._at("written")
         try:
             with self.blobs.put(owner.uid, part) as content:
                 freed.add(content.sha256)
