@@ -419,6 +419,7 @@ DEFAULTS: dict[str, Answer] = {
         if call.params.get("more")
         else {**VERSION, "path": call.params["path"], "size": len(call.params["data"])}
     ),
+    "storage.abandon": {},
     "storage.read": {"data": b"Hello\n", "version": 3, "size": 6, "sha256": SHA},
     "storage.list": {
         "entries": [

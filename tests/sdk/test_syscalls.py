@@ -68,6 +68,7 @@ NAMES = [
     "memory.search",
     "memory.stats",
     "storage.write",
+    "storage.abandon",
     "storage.read",
     "storage.list",
     "storage.stat",
@@ -149,6 +150,7 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "memory.add",
         "memory.delete",
         "storage.write",
+        "storage.abandon",
         "storage.mkdir",
         "storage.delete",
         "storage.rename",
@@ -206,6 +208,7 @@ VALID: dict[str, dict[str, object]] = {
     "memory.delete": {"memory": "m"},
     "memory.search": {"query": "x"},
     "storage.write": {"path": "a", "data": "x"},
+    "storage.abandon": {"upload": "u"},
     "storage.read": {"path": "a"},
     "storage.mkdir": {"path": "a"},
     "storage.delete": {"path": "a"},
@@ -456,6 +459,17 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     assert keys(results.Note) == fields(TABLE["memory.get"].result)
     assert keys(results.NotePage) == fields(TABLE["memory.list"].result)
     assert keys(results.Note) == fields(item(TABLE["memory.list"].result, "notes"))
+    written = fields(TABLE["storage.write"].result)
+    assert keys(results.Written) == {k: True for k in written if k != "upload"}
+    assert keys(results.Written) == fields(TABLE["storage.rollback"].result)
+    assert keys(results.FileInfo) == fields(item(TABLE["storage.list"].result, "entries"))
+    assert keys(results.FilePage) == fields(TABLE["storage.list"].result)
+    assert keys(results.RootUsage) == fields(item(TABLE["storage.stat"].result, "usage"))
+    assert keys(results.FileVersion) == fields(item(TABLE["storage.history"].result, "versions"))
+    assert keys(results.FoundFile) == fields(item(TABLE["storage.search"].result, "results"))
+    assert keys(results.FoundFiles) == fields(TABLE["storage.search"].result)
+    assert keys(results.Grant) == fields(item(TABLE["storage.grants"].result, "given"))
+    assert keys(results.Grants) == fields(TABLE["storage.grants"].result)
     assert keys(results.FoundNotes) == fields(TABLE["memory.search"].result)
     assert keys(results.FoundNote) == fields(item(TABLE["memory.search"].result, "results"))
     assert keys(results.MemoryStats) == fields(TABLE["memory.stats"].result)

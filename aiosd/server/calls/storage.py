@@ -50,6 +50,10 @@ class StorageCalls:
         file = await self._storage.finish(upload, call.agent.name)
         return {"path": p["path"], **_version_of(file)}
 
+    def storage_abandon(self, call: Call) -> Result:
+        self._storage.abandon(call.params["upload"], call.session.id)
+        return {}
+
     async def _admit_write(self, call: Call, owner: AgentId, parts: Parts) -> None:
         """Writing over what is there may have to be confirmed."""
         act: Act = "write"

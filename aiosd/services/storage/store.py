@@ -275,6 +275,13 @@ class Storage:
         finally:
             self._forget(upload)
 
+    def abandon(self, id_: str, session: str) -> None:
+        """Forget it.  NotFound if the session has no such upload."""
+        upload = self._uploads.get(id_)
+        if upload is None or upload.session != session:
+            raise NotFound(f"no upload {id_!r}: it has ended")
+        self._forget(upload)
+
     def drop_uploads(self, session: str) -> None:
         """The session is gone, and with it what it had not finished."""
         for upload in [u for u in self._uploads.values() if u.session == session]:

@@ -38,6 +38,7 @@ from aios_sdk.results import (
     user_says,
     what_params,
 )
+from aios_sdk.storage import AsyncStorage
 
 
 class AsyncClient:
@@ -199,6 +200,11 @@ class AsyncClient:
     def memory(self) -> AsyncMemory:
         """What this agent remembers."""
         return AsyncMemory(self)
+
+    @property
+    def storage(self) -> AsyncStorage:
+        """This agent's files, and those that others share with it."""
+        return AsyncStorage(self)
 
     # ------------------------------------------------------------ inside
 

@@ -38,6 +38,7 @@ from aios_sdk.results import (
     user_says,
     what_params,
 )
+from aios_sdk.storage import Storage
 from aios_sdk.stream import Stream, TextStream
 
 
@@ -208,6 +209,11 @@ class Client:
     def memory(self) -> Memory:
         """What this agent remembers."""
         return Memory(self)
+
+    @property
+    def storage(self) -> Storage:
+        """This agent's files, and those that others share with it."""
+        return Storage(self)
 
     # ------------------------------------------------------------ inside
 

@@ -145,6 +145,88 @@ class FoundNotes(TypedDict):
     reason: NotRequired[str]
 
 
+class Written(TypedDict):
+    """The version that a write, a rollback or a closed file made."""
+
+    path: str
+    version: int
+    size: int
+    sha256: str
+
+
+class FileInfo(TypedDict):
+    """A file or a directory.  Without version: a person put it there a moment ago."""
+
+    path: str
+    kind: Literal["file", "directory"]
+    size: int
+    modified_ms: int
+    version: NotRequired[int]
+    sha256: NotRequired[str]
+
+
+class FilePage(TypedDict):
+    entries: list[FileInfo]
+    next: NotRequired[str]
+
+
+class RootUsage(TypedDict):
+    """What an agent stores, and may.  History is every earlier version."""
+
+    bytes: int
+    quota_bytes: int
+    files: int
+    quota_files: int
+    history_bytes: int
+    history_limit_bytes: int
+
+
+class FileVersion(TypedDict):
+    """Without sha256 it is the file's deletion.  by: the agent that made it."""
+
+    version: int
+    sha256: NotRequired[str]
+    size: int
+    created_ms: int
+    op: str
+    by: str
+
+
+class FoundFile(TypedDict):
+    """A text file's best part, which begins at that offset in bytes."""
+
+    path: str
+    version: int
+    snippet: str
+    offset: int
+    score: float
+
+
+class FoundFiles(TypedDict):
+    """mode: how they were found; reason: why not as asked; pending: files not indexed yet."""
+
+    results: list[FoundFile]
+    mode: SearchMode
+    reason: NotRequired[str]
+    pending: int
+
+
+class Grant(TypedDict):
+    """agent lets holder (an agent, or "@group") at path and below."""
+
+    grant: str
+    path: str
+    agent: str
+    holder: str
+    mode: Literal["read", "write"]
+    expires_ms: NotRequired[int]
+
+
+class Grants(TypedDict):
+    given: list[Grant]
+    held: list[Grant]
+
+
 class MemoryStats(TypedDict):
     notes: int
     bytes: int

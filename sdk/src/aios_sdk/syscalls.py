@@ -753,6 +753,13 @@ TABLE: dict[str, Syscall] = {
             right="storage",
         ),
         _syscall(
+            "storage.abandon",
+            "forget a file that was coming in parts",
+            NOTHING,
+            _needs("upload", ID, "of storage.write with more"),
+            right="storage",
+        ),
+        _syscall(
             "storage.read",
             "what is in a file, or a part of it",
             _result(data=Bytes(MAX_FILE_DATA), version=COUNT, size=COUNT, sha256=TEXT),
