@@ -211,7 +211,7 @@ class FoundFiles(TypedDict):
     pending: int
 
 
-class Grant(TypedDict):
+class FileGrant(TypedDict):
     """agent lets holder (an agent, or "@group") at path and below."""
 
     grant: str
@@ -222,9 +222,9 @@ class Grant(TypedDict):
     expires_ms: NotRequired[int]
 
 
-class Grants(TypedDict):
-    given: list[Grant]
-    held: list[Grant]
+class FileGrants(TypedDict):
+    given: list[FileGrant]
+    held: list[FileGrant]
 
 
 class MemoryStats(TypedDict):

@@ -24,11 +24,11 @@ from aios_sdk.files import (
     write_mode,
 )
 from aios_sdk.results import (
+    FileGrants,
     FileInfo,
     FilePage,
     FileVersion,
     FoundFiles,
-    Grants,
     RootUsage,
     SearchMode,
     Written,
@@ -137,9 +137,9 @@ class Storage:
         result = self._client.call("storage.share", **given)
         return cast(str, field(result, "grant", str))
 
-    def grants(self) -> Grants:
+    def grants(self) -> FileGrants:
         """What this agent shares ("given"), and what is shared with it ("held")."""
-        return cast(Grants, self._client.call("storage.grants"))
+        return cast(FileGrants, self._client.call("storage.grants"))
 
     def revoke(self, grant: str) -> None:
         self._client.call("storage.revoke", grant=grant)
@@ -247,9 +247,9 @@ class AsyncStorage:
         result = await self._client.call("storage.share", **given)
         return cast(str, field(result, "grant", str))
 
-    async def grants(self) -> Grants:
+    async def grants(self) -> FileGrants:
         """What this agent shares ("given"), and what is shared with it ("held")."""
-        return cast(Grants, await self._client.call("storage.grants"))
+        return cast(FileGrants, await self._client.call("storage.grants"))
 
     async def revoke(self, grant: str) -> None:
         await self._client.call("storage.revoke", grant=grant)

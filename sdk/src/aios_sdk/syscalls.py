@@ -274,7 +274,7 @@ FILE_FIELDS: dict[str, Type] = {
     "sha256_": TEXT,
 }
 VERSION_INFO = _result(version=COUNT, sha256_=TEXT, size=COUNT, created_ms=MS, op=TEXT, by=AGENT)
-GRANT_INFO = _result(
+FILE_GRANT = _result(
     grant=ID,
     path=TEXT,
     agent=AGENT,
@@ -881,7 +881,7 @@ TABLE: dict[str, Syscall] = {
         _syscall(
             "storage.grants",
             "what this agent shares, and what is shared with it",
-            _result(given=_many(GRANT_INFO), held=_many(GRANT_INFO)),
+            _result(given=_many(FILE_GRANT), held=_many(FILE_GRANT)),
             right="storage",
             is_repeatable=True,
         ),
