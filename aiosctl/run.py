@@ -82,6 +82,12 @@ MAX_CONSTRAINT_BYTES = 1024 * 1024  # of a schema or a grammar; the daemon's own
     metavar="SECONDS",
     help="Give up after so long.",
 )
+@click.option(
+    "--recall",
+    type=click.IntRange(1, 16),
+    metavar="N",
+    help="Tell the model up to N things the agent remembers of it; see 'aiosctl memory'.",
+)
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
 @click.option(
     "--stream/--no-stream",
@@ -181,6 +187,10 @@ def _params(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
     for name in ("temperature", "seed", "context", "model", "priority"):
         if options[name] is not None:
             params[name] = options[name]
+    if options["recall"] is not None:
+        if options["raw"]:
+            raise click.UsageError("--recall needs the chat template: no --raw")
+        params["recall"] = {"k": options["recall"]}
     if options["stop"]:
         params["stop"] = list(options["stop"])
     if options["timeout"] is not None:

@@ -150,7 +150,9 @@ class DetachedJobs:
         async with generate.held_context(self._d, agent, p.get("context"), job) as context:
             work = await generate.prepare(self._d, agent, p, context, job)
             self._check_wanted(detached)
-            kept = {k: v for k, v in p.items() if k not in ("stream", "tag", "deadline_ms")}
+            kept = {
+                k: v for k, v in work.params.items() if k not in ("stream", "tag", "deadline_ms")
+            }
             saved = SavedJob(
                 job,
                 agent,

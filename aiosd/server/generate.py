@@ -29,7 +29,7 @@ from aiosd.driver import JobRecord, JobResult
 from aiosd.engine.base import MAX_SEED, GrammarError, JobSpec, Output, Sampling, TokenLogprob
 from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
-from aiosd.server import telemetry
+from aiosd.server import recall, telemetry
 from aiosd.services import context as contexts
 from aiosd.services import saved_agents
 from aiosd.services.access import Target
@@ -144,6 +144,9 @@ async def prepare(
     daemon: Daemon, agent: AgentId, p: dict[str, Any], context: Context, job: JobId
 ) -> Work:
     """Render, tokenise and check, before anything is read."""
+    if "recall" in p:
+        check_size(daemon, p)
+        p = await recall.with_memories(daemon, agent, p, context, now_ms())
     n_chars = check_size(daemon, p)
     turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p), agent.uid, n_chars)
     check_fits(daemon, context, turn)
@@ -377,6 +380,7 @@ def reply(work: Work, result: JobResult) -> dict[str, Any]:
         **({} if ending.stop_string is None else {"stop_string": ending.stop_string}),
         **({"logprobs": [_logprob(entry) for entry in result.logprobs]} if spec.n_logprobs else {}),
         **({"context": spec.context} if work.is_kept else {}),
+        **({"recalled": work.params["recalled"]} if "recalled" in work.params else {}),
         "job": spec.job,
         "seed": spec.sampling.seed,
         "usage": {

@@ -83,3 +83,9 @@ def test_a_full_memory_has_its_exit_code(ctl: Ctl, peer: Peer) -> None:
     done = ctl("memory", "add", "x")
     assert done.returncode == 6
     assert "the notes have 9 bytes" in done.stderr
+
+
+def test_run_can_recall(ctl: Ctl, peer: Peer) -> None:
+    ctl("run", "--recall", "2", "tea?")
+    assert peer.asked("llm.generate")[0]["recall"] == {"k": 2}
+    assert ctl("run", "--raw", "--recall", "2", "tea?").returncode == 2

@@ -26,6 +26,15 @@ What = str | Sequence[ChatMessage] | Sequence[int]
 """What to generate from: a prompt, messages, or tokens."""
 
 
+class Recall(TypedDict, total=False):
+    """What to recall before the last user message: k notes, with all the tags, of at least this
+    similarity."""
+
+    k: int
+    tags: list[str]
+    min_score: float
+
+
 class GenerateOptions(TypedDict, total=False):
     """The keyword arguments of generate(); what is absent is the daemon's default."""
 
@@ -46,6 +55,7 @@ class GenerateOptions(TypedDict, total=False):
     ignore_eos: bool
     logprobs: int
     keep_partial: bool
+    recall: Recall
     detach: bool
     deadline_ms: int
     tag: str | int
@@ -287,7 +297,8 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What llm.generate gave.  finish: "stop", "length" or "stop_string"."""
+    """What llm.generate gave.  finish: "stop", "length" or "stop_string"; recalled: the ids of the
+    notes that recall put before the last user message."""
 
     text: str
     tokens: list[int]
@@ -298,6 +309,7 @@ class Generation:
     context: str | None = None
     stop_string: str | None = None
     logprobs: list[dict[str, object]] | None = None
+    recalled: list[str] | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -315,6 +327,7 @@ class Generation:
             }:
                 context, stop = result.get("context"), result.get("stop_string")
                 logprobs = result.get("logprobs")
+                recalled = result.get("recalled")
                 return Generation(
                     text,
                     tokens,
@@ -325,6 +338,7 @@ class Generation:
                     context if isinstance(context, str) else None,
                     stop if isinstance(stop, str) else None,
                     logprobs if isinstance(logprobs, list) else None,
+                    recalled if isinstance(recalled, list) else None,
                 )
         raise ProtocolError(f"the daemon gave {sorted(result)}, which is no generation")
 

@@ -57,6 +57,8 @@ ROLE = Str(choices=("system", "user", "assistant", "tool"))
 MESSAGES = List(Map((Field("role", ROLE), Field("content", TEXT))), max_items=4096, min_items=1)
 PRIORITY = Str(choices=("interactive", "normal", "background"))
 POLICY = Str(choices=("fifo", "rr", "fair"))
+TAG = Str(max_chars=64, min_chars=1)
+TAGS = List(TAG, max_items=32)
 NOTHING = Map((), is_open=True)
 
 
@@ -155,6 +157,7 @@ GENERATION = _result(
     stop_string_=TEXT,
     logprobs_=LOGPROBS,
     context_=ID,
+    recalled_=_many(ID),
     job=ID,
     seed=Int(0, MAX_SEED),
     usage=USAGE,
@@ -231,8 +234,6 @@ MODEL_INFO = _result(
     kind=TEXT,
 )
 
-TAG = Str(max_chars=64, min_chars=1)
-TAGS = List(TAG, max_items=32)
 NOTE: dict[str, Type] = {
     "memory": ID,
     "content": TEXT,
@@ -386,6 +387,18 @@ GENERATE_PARAMS = (
     Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
     Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
     Param("keep_partial", Bool(), "a cancelled call's text stays in the context", default=False),
+    Param(
+        "recall",
+        Map(
+            (
+                Field("k", Int(1, 16), False),
+                Field("tags", TAGS, False),
+                Field("min_score", Float(-1, 1), False),
+            )
+        ),
+        "before the last user message, what the agent remembers of it: k notes (3), with all the "
+        "tags, of at least this similarity",
+    ),
     Param("detach", Bool(), "the job outlives its connection; see job.attach", default=False),
     STREAM,
 )
