@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -274,6 +275,31 @@ def test_of_two_prompts_the_older_job_is_read_first() -> None:
     assert [lane.n_prompt for lane in bench.step(("b", 0), ("a", 1))] == [0, 10]
     n_left = len(bench.turn("the " * 12).prompt) - 10
     assert [lane.n_prompt for lane in bench.step(("b", 0), ("a", 1))] == [10 - n_left, n_left]
+
+
+def test_a_better_class_is_read_before_older_jobs_and_never_waits_for_them() -> None:
+    """Prompts that begin alike too: who waits for whose reading turns round with the class."""
+    bench = Bench(prefill_tokens=10)
+    turns = {name: bench.turn(LONG[:120] + name) for name in ("a", "b")}
+    for name, turn in turns.items():
+        bench.open(name, turn)
+    jobs = (JobId("a"), ContextId("a"), SlotId(0)), (JobId("b"), ContextId("b"), SlotId(1))
+    old, new = (Lane(*job, None, rank=1) for job in jobs)
+    first = bench.engine.step([old, new])
+    assert [lane.n_prompt for lane in first.lanes] == [10, 0]  # b waits for what a reads
+    urgent = dataclasses.replace(new, rank=0)
+    note(first, bench.answers)
+    report = bench.engine.step([old, urgent])
+    assert [lane.n_prompt for lane in report.lanes] == [0, 10]
+    while True:
+        note(report, bench.answers)
+        if bench.answers[JobId("b")].finish:
+            break
+        assert sum(lane.n_prompt for lane in report.lanes) <= 10
+        report = bench.engine.step([old, urgent])
+    bench.finish(("a", 0))
+    for name, turn in turns.items():
+        assert seen(bench.answers[JobId(name)]) == seen(expected(turn))
 
 
 def test_a_joint_batch_gives_the_same_answers() -> None:
