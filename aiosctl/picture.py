@@ -156,7 +156,7 @@ def _head(
     tokens += f"{sum(b.n_output for b in on_lane)} written"
     n_parks = sum(bar.kind == "park" for bar in bars)
     about = f"{units.seconds(scale.range_us / 1e6)} on {other['n_slots']} slots: {tokens}, "
-    about += f"{n_parks} parks"
+    about += f"parks: {n_parks}"
     if other.get("n_dropped"):
         about += f"; the oldest {other['n_dropped']} spans were too many to show"
     parts = [

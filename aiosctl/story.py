@@ -21,7 +21,7 @@ _WORDS = {
     "pause_asked": "asked to pause",
     "resume_asked": "asked to go on",
     "priority": "became {priority}",
-    "run": "runs in slot {slot}, {lanes} lanes side by side",
+    "run": "runs in slot {slot}",
     "interrupt": "its run is called home",
     "park": "parked: slot {slot} goes to another",
     "resume": "brought back into slot {slot}",
@@ -30,15 +30,15 @@ _WORDS = {
     "ended": "ended: {outcome}",
 }
 _MORE = {
-    "run": (("max_tokens", "for {} tokens"),),
+    "run": (("max_tokens", "for {} tokens"), ("lanes", "lanes in all: {}")),
     "ran": (("outcome", "{}"),),
     "told": (("position", "position {}"),),
     "ended": (
-        ("output_tokens", "{} tokens written"),
-        ("slices", "{} slices"),
-        ("parks", "{} parks"),
-        ("waited_ms", "waited {} ms"),
-        ("total_ms", "{} ms in all"),
+        ("output_tokens", "tokens written: {}"),
+        ("slices", "slices: {}"),
+        ("parks", "parks: {}"),
+        ("waited_ms", "waited: {}"),
+        ("total_ms", "in all: {}"),
     ),
 }
 
@@ -83,8 +83,14 @@ def sentence(event: dict[str, Any]) -> str:
     except KeyError:
         known = {key: value for key, value in event.items() if key not in ("event", "at_us")}
         return f"{name} {render.compact(known)}" if known else name
-    more = (text.format(event[key]) for key, text in _MORE.get(name, ()) if key in event)
+    more = (
+        text.format(_shown(key, event[key])) for key, text in _MORE.get(name, ()) if key in event
+    )
     return ", ".join([words, *more])
+
+
+def _shown(key: str, value: Any) -> str:
+    return units.milliseconds(value) if key.endswith("_ms") else str(value)
 
 
 @click.command(

@@ -54,9 +54,11 @@ def story(subject: Subject, entries: Iterable[Entry]) -> list[Moment]:
                 found.append(("interrupt", {}))
             else:
                 found += _of_action(subject, action)
+            if isinstance(action, ev.Finish) and action.job == subject.job:
+                break  # what its context does afterwards is another story
         moments += (Moment(entry.now_ns, event, details) for event, details in found)
         if found and found[-1][0] == "ended":
-            break  # what its context does afterwards is another job's story
+            break
     return moments
 
 

@@ -66,3 +66,13 @@ def test_a_job_whose_beginning_is_forgotten_has_the_rest() -> None:
     assert story.subject_of(submitted("a").job, entries[1:]) is None
     assert subject is not None
     assert story.story(subject, entries[4:])[0].event == "first_token"
+
+
+def test_a_story_ends_with_the_job_though_its_context_is_parked_then() -> None:
+    entries = happened(
+        submitted("a"), submitted("b"), done(did("a", 1, Outcome.DONE)), done(did("b", 1))
+    )
+    assert any(isinstance(action, ev.Save) for action in entries[2].actions or ())
+    subject = story.subject_of(submitted("a").job, entries)
+    assert subject is not None
+    assert [m.event for m in story.story(subject, entries)][-2:] == ["ran", "ended"]

@@ -12,11 +12,11 @@ from tests.ctl.peer import STORY, Peer
 TOLD = """\
      0.000s           submitted by alice on c1, normal
      0.000s           its client was told: queued, position 2
-     0.250s   +250ms  runs in slot 3, 2 lanes side by side, for 16 tokens
+     0.250s   +250ms  runs in slot 3, for 16 tokens, lanes in all: 2
      1.000s   +750ms  came home: 12 tokens read, 4 written
      1.000s           parked: slot 3 goes to another
      2.000s    +1.0s  dreamt {"of":"sheep"}
-     2.500s   +500ms  ended: done, 4 tokens written, 1 slices, 1 parks, waited 1250 ms, 2500 ms in all
+     2.500s   +500ms  ended: done, tokens written: 4, slices: 1, parks: 1, waited: 1.2s, in all: 2.5s
 """  # noqa: E501 - as it is printed
 
 

@@ -64,7 +64,7 @@ def test_the_picture_names_slots_agents_and_what_each_did() -> None:
     assert "alice 9" in shown
     assert "bob 1" in shown
     assert shown.index("alice 9") < shown.index("bob 1")  # sorted
-    assert "1.0s on 2 slots: 40 tokens read, 10 written, 1 parks" in shown
+    assert "1.0s on 2 slots: 40 tokens read, 10 written, parks: 1" in shown
     assert tips(svg)[1:] == [
         "alice: stay, 800ms from 0ms, 30 tokens read, 9 tokens written",
         "alice: prefill, 300ms from 0ms, j1, 30 tokens read, 1 tokens written",
