@@ -54,6 +54,7 @@ _LISTS = {
     "no group": "'aiosctl access groups' shows what there is",
     "no grant": "'aiosctl access grants' shows what there is",
     "no rule": "'aiosctl access rules' shows what there is",
+    "no file": "'aiosctl fs ls -r' shows what there is",
     "no model": "'aiosctl model ls' shows what there is",
 }
 

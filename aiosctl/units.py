@@ -37,6 +37,11 @@ def age(since_ms: float) -> str:
     return seconds(max(0.0, now_ms - since_ms) / 1000)
 
 
+def left(until_ms: float) -> str:
+    """How long until that moment; 0 when it has passed."""
+    return seconds(max(0.0, until_ms / 1000 - datetime.now(UTC).timestamp()))
+
+
 def size(n_bytes: float) -> str:
     """812B, 1.5MiB, 64GiB."""
     value = float(n_bytes)
