@@ -454,7 +454,9 @@ class LlamaModel:
         # Rounded up by the library; whoever asked for fewer gets what was asked for.
         slot_tokens = n_cells if self._layout.is_unified else min(slot_tokens, n_cells)
         template = llama_cpp.llama_model_chat_template(model, None)
-        controls = (t for t in tokens if llama_cpp.llama_vocab_is_control(vocab, t))
+        # What tokenising with special tokens on turns into one token of its own.
+        special = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        controls = (t for t in tokens if llama_cpp.llama_vocab_get_attr(vocab, t) & special)
         parts = (
             gguf.content_digest(path),
             LIBRARY_VERSION,
