@@ -115,7 +115,7 @@ def _bar(event: dict[str, Any], began_us: int) -> _Bar:
     at_us = event["ts"] - began_us
     return _Bar(
         kind=event["cat"],
-        slot=event["tid"],
+        slot=event["tid"] - 1,  # viewers want threads to begin at 1
         began_us=at_us,
         ended_us=at_us + event["dur"],
         agent=(args["uid"], args["agent"]),

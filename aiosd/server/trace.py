@@ -18,6 +18,7 @@ from aiosd.engine.spans import Activity, Span
 from aiosd.kernel.model import AgentId, ContextId, SlotId
 from aiosd.timeline import OwnedSpan
 
+FIRST_TID = 1  # of slot 0.  Source: tracing-chrome issue 32, viewers merge threads 0 and 1
 MAX_EVENTS = 20_000  # of one trace, about 4 MiB: well within a frame
 LOAD_NS = 100_000_000
 MAX_LOADS = 200  # of one trace; a longer one has coarser ones
@@ -118,13 +119,13 @@ def _slice(
         "ts": began_us,
         "dur": ended_us - began_us,
         "pid": os.getpid(),
-        "tid": slot,
+        "tid": slot + FIRST_TID,
         "args": args,
     }
 
 
 def _metadata(name: str, slot: int, args: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "ph": "M", "pid": os.getpid(), "tid": slot, "args": args}
+    return {"name": name, "ph": "M", "pid": os.getpid(), "tid": slot + FIRST_TID, "args": args}
 
 
 def _load(timeline: list[OwnedSpan], began_ns: int, ended_ns: int) -> list[dict[str, Any]]:

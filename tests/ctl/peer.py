@@ -247,7 +247,7 @@ def _slice(name: str, slot: int, ts: int, dur: int, **args: Any) -> dict[str, An
     category = "stay" if name == args["agent"] else name
     who = {"uid": UID, **args}
     return {
-        "name": name, "cat": category, "ph": "X", "ts": ts, "dur": dur, "pid": 1, "tid": slot,
+        "name": name, "cat": category, "ph": "X", "ts": ts, "dur": dur, "pid": 1, "tid": slot + 1,
         "args": who,
     }  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_a_million_short_turns_make_a_small_picture() -> None:
     events: list[dict[str, Any]] = [
         {
             "name": "decode", "cat": "decode", "ph": "X", "ts": 1_000_000 + 100 * n, "dur": 90,
-            "pid": 1, "tid": 0, "args": {"uid": 1, "agent": "a", "job": "j", "output_tokens": 1},
+            "pid": 1, "tid": 1, "args": {"uid": 1, "agent": "a", "job": "j", "output_tokens": 1},
         }
         for n in range(10_000)
     ]  # fmt: skip

@@ -25,7 +25,7 @@ def ctl(daemon: DaemonProcess, *args: str) -> str:
 
 
 def names(trace: dict[str, Any], slot: int) -> list[str]:
-    return [e["name"] for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] == slot]
+    return [e["name"] for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] == slot + 1]
 
 
 def test_what_three_agents_did_on_one_slot_can_be_looked_at(start: Start, tmp_path: Path) -> None:

@@ -467,7 +467,7 @@ def test_a_trace_has_a_row_per_slot_and_says_what_each_lane_did(
     assert sum(event["args"]["prompt_tokens"] for event in mine) == len("Trace me")
     assert sum(event["args"]["output_tokens"] for event in mine) == 12
     assert {(event["ph"], event["args"]["agent"]) for event in mine} == {("X", "tester")}
-    assert all(0 <= event["tid"] < 4 and event["dur"] >= 0 for event in mine)
+    assert all(1 <= event["tid"] <= 4 and event["dur"] >= 0 for event in mine)
     context = mine[0]["args"]["context"]
     [stay] = [e for e in trace["traceEvents"] if e.get("cat") == "stay"
               and e["args"]["context"] == context]  # fmt: skip

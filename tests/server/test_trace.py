@@ -102,3 +102,17 @@ def test_a_trace_shows_parks_and_resumes_of_a_real_daemon(tmp_path: Path) -> Non
         result: Any = peer.ask("sys.trace").result
     names = [event["name"] for event in result["traceEvents"] if event["ph"] == "X"]
     assert {"prefill", "decode", "park", "clear", "resume", "raw"} <= set(names)
+
+
+def test_a_trace_is_bounded_and_says_what_it_left_out() -> None:
+    n_spans = trace.MAX_EVENTS // 2 + 7
+    spans = timeline(
+        *(span(Activity.DECODE, number, number + 1) for number in range(n_spans)), max_spans=n_spans
+    )
+    result = trace.chrome_trace(
+        spans.since(0), lambda _: True, n_slots=1, began_ns=0, ended_ns=n_spans * MS
+    )
+    assert result["otherData"]["n_dropped"] == 7
+    slices = [event for event in result["traceEvents"] if event["ph"] == "X"]
+    assert len(slices) == n_spans - 7 + 1  # and the one stay
+    assert len([e for e in result["traceEvents"] if e["ph"] == "C"]) <= trace.MAX_LOADS
