@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 CHILD = """
-import os, socket, sys
+import array, os, socket, sys  # all of it now: another user may not be able to read this Python
 os.setgroups([])
 os.setgid(int(sys.argv[1]))
 os.setuid(int(sys.argv[1]))
 peer = socket.socket(socket.AF_UNIX)
 peer.connect(sys.argv[2])
-with socket.socket(fileno=3) as parent:
+with socket.socket(fileno=int(sys.argv[3])) as parent:
     socket.send_fds(parent, [b"."], [peer.fileno()])
 """
 
 
-def open_to_all(path: str) -> None:
-    """Let other users reach the socket; pytest's directories are the test's own."""
-    Path(path).chmod(0o666)
-    for parent in Path(path).parents:
-        if parent.stat().st_uid == os.getuid() and len(parent.parts) > 2:
-            parent.chmod(parent.stat().st_mode | 0o011)
+@contextlib.contextmanager
+def place_for_all() -> Iterator[Path]:
+    """A directory whose socket other users can reach: pytest closes its own at every start."""
+    with tempfile.TemporaryDirectory(prefix="aiosd-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 def connect_as(uid: int, path: str) -> socket.socket:
@@ -36,8 +38,7 @@ def connect_as(uid: int, path: str) -> socket.socket:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.run(
-            ["sh", "-c", f'exec 3<&{theirs.fileno()}; exec "$@"', "sh",
-             sys.executable, "-I", "-S", "-c", CHILD, str(uid), path],
+            [sys.executable, "-I", "-S", "-c", CHILD, str(uid), path, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             check=True,
             timeout=60,
