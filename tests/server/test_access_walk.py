@@ -170,6 +170,7 @@ ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
         ("access.revoke", "storage.revoke"), (lambda _: {"grant": "gnone"}, (NOT_FOUND,) * 7)
     ),
     "access.forget": (lambda _: {"rule": "rnone"}, (NOT_FOUND,) * 7),
+    "storage.abandon": (lambda _: {"upload": "unone"}, (NOT_FOUND,) * 7),
 }
 TRIED_ELSEWHERE = {"sys.hello", "sys.events", "agent.kill"}  # they end or hold the connection
 WALK = {**ON_THINGS, **ON_NOTHING}
