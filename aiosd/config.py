@@ -154,6 +154,12 @@ class Limits:
         high=1024**5,
         is_bytes=True,
     )
+    memory_waiting_per_uid: int = _key(
+        1024,
+        "Agentic notes of one uid that wait for the model; past it `busy`.",
+        low=0,
+        high=1_000_000,
+    )
     memory_note_bytes: int = _key(
         MIB, "One note; past it `too_large`.", low=KIB, high=GIB, is_bytes=True
     )

@@ -34,6 +34,7 @@ from aiosd.server.access import AccessManager
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.embedder import ModelEmbedder
+from aiosd.server.enrich import Enricher
 from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import Work, now_ms
 from aiosd.server.metrics import FromAnotherThread
@@ -168,6 +169,8 @@ class Daemon:
         self.agent_limits = LimitBook(database)
         self.detached = DetachedJobs(self)
         self.saving: dict[JobId, tuple[Work, JobResult]] = {}  # jobs whose turn is being written
+        self.enricher = Enricher(self)
+        self.memory.on_waiting = self.enricher.wake
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
@@ -213,6 +216,7 @@ class Daemon:
                 await self.search.start()
                 await self.storage.recover()
                 searching = self.tasks.create_task(self.search.run())
+                enriching = self.tasks.create_task(self.enricher.run())
                 self.tasks.create_task(self.access.audit.run())
                 await self.access.begin()
                 indexing = self.tasks.create_task(self.storage_index.run())
@@ -239,6 +243,7 @@ class Daemon:
                     endpoint.remove()
                 housekeeping.cancel()
                 searching.cancel()
+                enriching.cancel()
                 indexing.cancel()
                 watching.cancel()
                 lag.cancel()
@@ -341,6 +346,7 @@ class Daemon:
                     log.info("context_retired", context=context.id, uid=context.agent.uid)
                 await self.detached.tidy()
                 await self.memory.flush()
+                self.enricher.wake()  # for agents that had too many jobs
                 await self.access.tidy()
                 await self.storage.tidy()
                 await self.database.write(saved_agents.forget_unused)
@@ -480,7 +486,9 @@ class Daemon:
     def memory_quota(self, agent: AgentId) -> Quota:
         """What an agent's notes may take."""
         limits, own = self.config.limits, self.agent_limits.of(agent).memory_bytes
-        return Quota(own or limits.memory_bytes, limits.memory_bytes_per_uid)
+        return Quota(
+            own or limits.memory_bytes, limits.memory_bytes_per_uid, limits.memory_waiting_per_uid
+        )
 
     # ------------------------------------------------------------ inside
 

@@ -25,6 +25,7 @@ from aiosd.services.search import Found, Hit, Mode, Search
 
 MAX_USES = 4096  # times of use that are not on the disk yet; more are written at once
 MAX_BLOCKS = 4096  # agents whose blocks and figures are kept
+NEAR = 0.3  # cosine; texts that have nothing to do with each other have about 0
 PAGE_BYTES = 4 * 1024**2  # of one answer of a list: a frame holds it
 
 
@@ -65,6 +66,7 @@ class Memory:
         self._limits = limits
         self._blocks: OrderedDict[AgentId, HotSet[Note]] = OrderedDict()
         self._used_ms: dict[str, int] = {}
+        self.on_waiting: Callable[[], object] = lambda: None  # told of notes that want the model
 
     # ------------------------------------------------------------ single notes
 
@@ -148,6 +150,38 @@ class Memory:
             return changed
 
         return (await self._database.write(work, self._committed)).note
+
+    async def enrich(self, read: Note, **fields: Any) -> Note | None:
+        """What the model wrote about a note as it was read; None if its content has changed, so
+        that it waits again.  NotFound, QuotaExceeded: nothing is changed."""
+        quota = self._limits.quota_of(read.agent)
+
+        def work(t: Transaction) -> Changed | None:
+            now = saved_notes.load(t, read.agent, read.id)
+            if (now.content, now.tags) != (read.content, read.tags):
+                return None
+            return saved_notes.change(t, read.agent, read.id, quota, **fields)
+
+        def committed(changed: Changed | None) -> None:
+            if changed is not None:
+                self._committed(changed)
+
+        changed = await self._database.write(work, committed)
+        return None if changed is None else changed.note
+
+    async def near(self, note: Note, k: int) -> list[str]:
+        """The agent's notes that are nearest to one by their vectors; no use of any."""
+        owner = saved_notes.owner_of(note.agent)
+        found = await self._search.search(owner, note.searchable, k + 1, Mode.VECTORS)
+        docs = [
+            hit.doc
+            for hit in found.hits
+            if hit.doc != note.doc and hit.similarity is not None and hit.similarity >= NEAR
+        ]
+        notes = await self._database.read(
+            lambda t: saved_notes.load_of_docs(t, note.agent, docs[:k])
+        )
+        return [notes[doc].id for doc in docs if doc in notes]
 
     async def link(self, agent: AgentId, id_: str, others: Sequence[str]) -> None:
         """Join a note with others of the agent, both ways."""
@@ -264,6 +298,8 @@ class Memory:
         self._search.committed(changed.removed)
         self._block(changed.note.agent).put(changed.note)
         self._make_room()
+        if changed.note.enrichment == saved_notes.WAITING:
+            self.on_waiting()
 
     def _fault(self, block: HotSet[Note], n_changes_before: int, note: Note) -> None:
         """The note was read; what was read may be out of date if something changed meanwhile."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aios_sdk.errors import NotFound, QuotaExceeded
+from aios_sdk.errors import Busy, NotFound, QuotaExceeded
 from aiosd.kernel.model import AgentId
 from aiosd.services import search
 from aiosd.services.database import Transaction
@@ -62,10 +62,11 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """In bytes, as notes count."""
+    """In bytes, as notes count; n_waiting: a uid's notes that wait for the model."""
 
     of_agent: int
     of_uid: int
+    n_waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ def owner_of(agent: AgentId) -> Owner:
 
 
 def add(t: Transaction, note: Note, quota: Quota) -> Changed:
-    """A new note.  QuotaExceeded names both numbers."""
+    """A new note.  QuotaExceeded names both numbers; Busy: too many wait for the model."""
+    if note.enrichment == WAITING:
+        _check_waiting(t, note.agent, quota)
     _count(t, note.agent, 1, note.n_bytes, quota)
     note = replace(note, doc=search.put(t, owner_of(note.agent), note.searchable, note.tags))
     _write(t, note)
@@ -101,7 +104,11 @@ def add(t: Transaction, note: Note, quota: Quota) -> Changed:
 def change(t: Transaction, agent: AgentId, id_: str, quota: Quota, **fields: Any) -> Changed:
     """Some of a note's fields, by their names.  NotFound; QuotaExceeded names both numbers."""
     old = load(t, agent, id_)
+    if "content" in fields and old.enrichment != NONE:
+        fields["enrichment"] = WAITING  # what the model wrote was about something else
     new = replace(old, **fields)
+    if new.enrichment == WAITING != old.enrichment:
+        _check_waiting(t, agent, quota)
     _count(t, agent, 0, new.n_bytes - old.n_bytes, quota)
     removed: list[int] = []
     if (new.searchable, new.tags) != (old.searchable, old.tags):
@@ -195,6 +202,18 @@ def _count(t: Transaction, agent: AgentId, n_notes: int, n_bytes: int, quota: Qu
     t.execute("DELETE FROM memory_usage WHERE (uid, agent) = (?, ?) AND n_notes = 0", who)
 
 
+def _check_waiting(t: Transaction, agent: AgentId, quota: Quota) -> None:
+    select = "SELECT count(*) FROM memory_notes WHERE enrichment = 'waiting' AND uid = ?"
+    n_waiting = t.execute(select, (agent.uid,)).fetchone()[0]
+    if n_waiting >= quota.n_waiting:
+        raise Busy(
+            f"{n_waiting} notes of uid {agent.uid} wait for the model, limit is "
+            f"{quota.n_waiting}; add it without agentic, or later",
+            retry_after_ms=10_000,
+            queue_depth=n_waiting,
+        )
+
+
 def _is_of(t: Transaction, agent: AgentId, id_: str) -> bool:
     return find_agent(t, id_) == agent
 
@@ -260,11 +279,11 @@ def usage(t: Transaction, agent: AgentId) -> Usage:
     return Usage() if row is None else Usage(*row)
 
 
-def waiting(t: Transaction, limit: int) -> list[tuple[AgentId, str]]:
-    """Notes that wait for the model, oldest first."""
+def waiting(t: Transaction) -> list[tuple[AgentId, str]]:
+    """Of each agent that has some, the oldest note that waits for the model."""
     rows = t.execute(
-        "SELECT uid, agent, id FROM memory_notes WHERE enrichment = 'waiting' ORDER BY id LIMIT ?",
-        (limit,),
+        "SELECT uid, agent, min(id) FROM memory_notes WHERE enrichment = 'waiting' "
+        "GROUP BY uid, agent ORDER BY uid, agent"
     )
     return [(AgentId(uid, name), id_) for uid, name, id_ in rows]
 

@@ -22,6 +22,8 @@ class Memories:
 
     async def memory_add(self, call: Call) -> Result:
         p = call.params
+        if p["agentic"]:  # it costs the agent what llm.generate would
+            self._d.access.check_right(call.agent, "llm", "memory.add with agentic")
         note = await self._d.memory.add(
             await self._agent(call, "write"),
             p["content"],
