@@ -83,7 +83,10 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
         model = startup.load_model(settings)
         vectors = embedder.load(settings)
 
+        is_stuck = False
+
         async def run() -> None:
+            nonlocal is_stuck
             daemon = await Daemon.open(settings, model, notifier, vectors)
 
             def hang_up() -> None:
@@ -97,12 +100,16 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
 
             for number in (signal.SIGTERM, signal.SIGINT):
                 daemon.loop.add_signal_handler(number, daemon.stop)
-            await daemon.serve(on_ready)
+            try:
+                await daemon.serve(on_ready)
+            finally:
+                is_stuck = daemon.is_stuck
 
         try:
             uvloop.run(run())
         finally:
-            model.close()
+            if not is_stuck:  # to free what a hanging thread works on would crash
+                model.close()
 
 
 def _refusals() -> tuple[type[Exception], ...]:

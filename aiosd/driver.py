@@ -104,6 +104,7 @@ class Driver:
         self.admission = admission
         self._inbox: deque[ev.Event] = deque()
         self._is_draining = False
+        self._is_abandoned = False
         self._alarm: asyncio.TimerHandle | None = None  # for Kernel.wake_ns()
 
     # ------------------------------------------------------------ from the server
@@ -130,8 +131,14 @@ class Driver:
         """Whose the context is, if it had a job and wasn't dropped."""
         return self._agents.get(context)
 
+    def abandon(self) -> None:
+        """The engine hangs and is left behind: what is said from now on changes nothing."""
+        self._is_abandoned = True
+
     def post(self, event: ev.Event) -> None:
         """Tell the kernel, and do what it says; returns at once if that is already under way."""
+        if self._is_abandoned:
+            return
         self._inbox.append(event)
         if self._is_draining:
             return

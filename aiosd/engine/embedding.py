@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -43,7 +44,10 @@ class _Request:
 
 
 class EmbeddingThread:
-    """One context and its thread.  niceness: of the thread alone, as nice(1) has it."""
+    """One context and its thread.  niceness: of the thread alone, as nice(1) has it.
+
+    busy_since_ns  when the call under way began (monotonic), 0 if there is none; readable anywhere
+    """
 
     def __init__(self, context: EmbeddingContext, name: str, niceness: int = 0) -> None:
         self._context = context
@@ -51,6 +55,7 @@ class EmbeddingThread:
         self._requests: deque[_Request] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
+        self.busy_since_ns = 0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -88,7 +93,9 @@ class EmbeddingThread:
                 self._changed.wait_for(lambda: self._requests or self._is_stopping)
                 if self._is_stopping:
                     break
+            self.busy_since_ns = time.monotonic_ns()
             self._turn()
+            self.busy_since_ns = 0
         for request in list(self._requests):
             self._end(request, EngineError("the daemon is shutting down"))
 

@@ -68,6 +68,10 @@ FLUSH_S = 10.0  # for contexts that are in no file yet; what doesn't fit is read
 ENGINE_STOP_S = 10.0  # longer than any step we let the engine take
 
 
+class _EngineStuck(Exception):  # noqa: N818 - ends the task group, and is no error of anybody's
+    """What waits for the engine would wait for ever."""
+
+
 class Daemon:
     """One model served on one socket."""
 
@@ -109,6 +113,7 @@ class Daemon:
         self.database = database
         self.embedder = embedder
         self.is_stopping = False
+        self.is_stuck = False  # the engine's thread didn't end in time: the model is still in use
         self.started_ns = time.monotonic_ns()
         info = model.info
         self.loop = asyncio.get_running_loop()
@@ -249,14 +254,18 @@ class Daemon:
                 lag.cancel()
                 await self._drain()
                 await self.storage.close()
-                n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
-                log.info("flushed", contexts_in_files=n_files)
+                await self._flush()
                 with contextlib.suppress(SyscallError):  # a full disk: when notes were used
                     await self.memory.flush()
                 await self.access.audit.close()
                 await self.database.close()
+                if self.is_stuck:
+                    raise _EngineStuck
+        except* _EngineStuck:
+            pass  # calls that waited for the engine have been cancelled with the group
         finally:
-            if not self.thread.stop(ENGINE_STOP_S):
+            self.is_stuck = not self.thread.stop(0 if self.is_stuck else ENGINE_STOP_S)
+            if self.is_stuck:
                 log.error("engine_stuck", waited_s=ENGINE_STOP_S)
             if self.embedder is not None:
                 self.embedder.stop()
@@ -310,24 +319,27 @@ class Daemon:
 
     async def _watch(self) -> None:
         """Tell the service manager what is done here; feed its watchdog while work moves."""
-        before, is_hanging = self._pulse(), False
+        before, is_hanging = self._pulses(), False
         while self.notifier.has_manager:
             await asyncio.sleep(self.notifier.look_s)
-            now = self._pulse()
-            if notify.is_alive(before, now):
+            now = self._pulses()
+            if all(map(notify.is_alive, before, now)):
                 self.notifier.moved()
                 self.notifier.status(self._status())
                 is_hanging = False
             elif not is_hanging:
                 is_hanging = True
-                log.error("engine_hangs", steps=now.n_steps, seconds=self.notifier.look_s)
+                log.error("engine_hangs", steps=self.thread.n_steps, seconds=self.notifier.look_s)
                 self.notifier.status("the engine hangs: no step ends")
             before = now
 
-    def _pulse(self) -> notify.Pulse:
-        return notify.Pulse(
-            self.thread.n_steps, self.thread.busy_since_ns, bool(self.driver.kernel.lanes)
-        )
+    def _pulses(self) -> tuple[notify.Pulse, ...]:
+        """Of the engine, and of the embedding model if there is one."""
+        thread = self.thread
+        engine = notify.Pulse(thread.n_steps, thread.busy_since_ns, bool(self.driver.kernel.lanes))
+        if self.embedder is None:
+            return (engine,)
+        return engine, notify.Pulse(0, self.embedder.busy_since_ns, has_work=False)
 
     def _status(self) -> str:
         n_sessions = sum(len(group) for group in self._sessions.values())
@@ -360,6 +372,17 @@ class Daemon:
             due_s = self.loop.time() + LAG_EVERY_S
             await asyncio.sleep(LAG_EVERY_S)
             self.telemetry.figures.lags_s.append(max(0.0, self.loop.time() - due_s))
+
+    async def _flush(self) -> None:
+        """Park what is in no file yet.  A hanging engine costs reading again, not the leaving."""
+        try:
+            async with asyncio.timeout(FLUSH_S + ENGINE_STOP_S):
+                n_files = await self.on_engine(lambda: self.engine.flush_to_files(FLUSH_S))
+        except TimeoutError:
+            self.is_stuck = True
+            self.driver.abandon()
+        else:
+            log.info("flushed", contexts_in_files=n_files)
 
     async def _drain(self) -> None:
         """End every call with `unavailable`, give clients a while to read it, then close."""

@@ -67,6 +67,12 @@ class ModelEmbedder:
     def n_dims(self) -> int:
         return self.model.n_dims
 
+    @property
+    def busy_since_ns(self) -> int:
+        """When the call that somebody waits for began, 0 if there is none.  The background's may
+        take as long as its neighbours leave it no time."""
+        return self._urgent.busy_since_ns
+
     def start(self) -> None:
         self._urgent.start()
         self._background.start()

@@ -13,7 +13,7 @@ import pytest
 
 from aios_sdk.paths import SYSTEM_SOCKET
 from aiosd import config
-from aiosd.server import daemon
+from aiosd.server import daemon, embedder
 
 UNITS = Path(__file__).parent.parent.parent / "systemd"
 DROP_INS = sorted(path.name for path in (UNITS / "dropins").glob("*.conf"))
@@ -119,10 +119,10 @@ def test_a_wrong_configuration_is_not_started_again() -> None:
 
 
 def test_there_is_time_enough_to_stop_in_order() -> None:
-    needed_s = 2 * daemon.DRAIN_S + daemon.FLUSH_S + daemon.ENGINE_STOP_S
+    needed_s = 2 * daemon.DRAIN_S + daemon.FLUSH_S + daemon.ENGINE_STOP_S + 2 * embedder.STOP_S
     for name in ("aiosd.service", "user/aiosd.service"):
         (given,) = read(name)["Service"]["TimeoutStopSec"]
-        assert int(given.removesuffix("s")) > needed_s
+        assert 60 * int(given.removesuffix("min")) > needed_s
 
 
 def test_the_socket_is_for_the_group_alone_and_where_clients_look() -> None:

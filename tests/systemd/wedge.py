@@ -3,7 +3,8 @@
     python wedge.py PID     says "wedged", and stays until the process is gone
 
 ptrace(2) can stop a single thread; SIGSTOP would stop them all.  The first thread, on which the
-event loop is, is left alone.
+event loop is, is left alone, and the others are stopped inside llama.cpp's libraries, where they
+don't hold Python's lock: so the daemon goes on answering.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207  # Source: sys/ptrace.h
+PTRACE_CONT, PTRACE_SEIZE, PTRACE_INTERRUPT = 7, 0x4206, 0x4207  # Source: sys/ptrace.h
 WALL = 0x40000000  # Source: waitpid(2), __WALL: threads too
 PR_SET_PDEATHSIG = 1
 LOOK_S = 1.0
@@ -30,7 +31,7 @@ def main() -> None:
     stopped: set[int] = set()
     while (thread := busiest(pid, stopped)) or not stopped:
         if thread:
-            stop(thread)
+            stop(pid, thread)
             stopped.add(thread)
     sys.stdout.write("wedged\n")
     sys.stdout.flush()
@@ -56,11 +57,33 @@ def ticks(pid: int) -> dict[int, int]:
     return {thread: int(stat.rpartition(")")[2].split()[11]) for thread, stat in stats.items()}
 
 
-def stop(thread: int) -> None:
-    for request in (PTRACE_SEIZE, PTRACE_INTERRUPT):
-        if libc.ptrace(request, thread, None, None) != 0:
-            raise OSError(ctypes.get_errno(), f"ptrace({request:#x}, {thread})")
-    os.waitpid(thread, WALL)
+def stop(pid: int, thread: int) -> None:
+    ptrace(PTRACE_SEIZE, thread)
+    while True:
+        ptrace(PTRACE_INTERRUPT, thread)
+        os.waitpid(thread, WALL)
+        if is_computing(pid, thread):
+            return
+        ptrace(PTRACE_CONT, thread)
+        time.sleep(0.001)
+
+
+def is_computing(pid: int, thread: int) -> bool:
+    """Whether the stopped thread's next instruction is one of ggml's or OpenMP's.
+
+    Source: proc(5): syscall ends with the program counter; maps has the libraries' addresses.
+    """
+    pc = int(Path(f"/proc/{pid}/task/{thread}/syscall").read_text().split()[-1], 16)
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        first, last = (int(address, 16) for address in line.split()[0].split("-"))
+        if first <= pc < last:
+            return "ggml" in line or "gomp" in line
+    return False
+
+
+def ptrace(request: int, thread: int) -> None:
+    if libc.ptrace(request, thread, None, None) != 0:
+        raise OSError(ctypes.get_errno(), f"ptrace({request:#x}, {thread})")
 
 
 main()
