@@ -1,8 +1,8 @@
 """The last events that the kernel saw, what it said to each, and a kernel as it was before them.
 
-Rule 1: bounded by number.  An event that falls out is played to the base, a second kernel that
-trails the first: so what is kept always replays, from the base on, to the same actions, and no
-event is held up by the taking of a checkpoint.
+Rule 1: bounded by number, of events and of what they are made of.  An event that falls out is
+played to the base, a second kernel that trails the first: so what is kept always replays, from the
+base on, to the same actions, and no event is held up by the taking of a checkpoint.
 Rule 2: a saved journal holds names and ids, never a word.
 """
 
@@ -24,6 +24,7 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 
 FORMAT = 1
+PARTS_PER_ENTRY = 16  # lanes, reports and actions, on average; a full journal has no more of them
 MAX_LINE = 256 * 1024 * 1024  # of a journal that is read back: a checkpoint of 10^5 jobs fits
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -35,6 +36,14 @@ class Entry:
     now_ns: int
     event: ev.Event
     actions: tuple[ev.Action, ...] | None
+
+    @property
+    def n_parts(self) -> int:
+        """Roughly what it takes to keep: with many lanes a Run is far larger than an event."""
+        actions = self.actions or ()
+        lanes = sum(len(action.lanes) for action in actions if isinstance(action, ev.Run))
+        reports = len(self.event.lanes) if isinstance(self.event, ev.RunDone) else 0
+        return len(actions) + lanes + reports
 
 
 class HeldError(Exception):
@@ -48,10 +57,13 @@ class Journal:
         self._base = deepcopy(kernel)
         self._max_entries = max_entries
         self._entries: deque[Entry] = deque()
+        self._n_parts = 0
         self._is_held = False
 
     def note(self, now_ns: int, event: ev.Event, actions: list[ev.Action] | None) -> None:
-        self._entries.append(Entry(now_ns, event, None if actions is None else tuple(actions)))
+        entry = Entry(now_ns, event, None if actions is None else tuple(actions))
+        self._entries.append(entry)
+        self._n_parts += entry.n_parts
         if not self._is_held:
             self._trim()
 
@@ -78,8 +90,10 @@ class Journal:
             self._trim()
 
     def _trim(self) -> None:
-        while len(self._entries) > self._max_entries:
+        most_parts = PARTS_PER_ENTRY * self._max_entries
+        while len(self._entries) > self._max_entries or self._n_parts > most_parts:
             oldest = self._entries.popleft()
+            self._n_parts -= oldest.n_parts
             with contextlib.suppress(Exception):  # it raised the same when it happened
                 self._base.handle(oldest.event, oldest.now_ns)
 

@@ -37,6 +37,21 @@ def test_what_is_kept_replays_to_the_same_actions(max_entries: int) -> None:
     assert [tuple(actions) for *_, actions in again] == [entry.actions for entry in entries]
 
 
+def test_many_lanes_make_a_journal_no_larger() -> None:
+    header = Header(n_slots=64, n_lanes=64, policy="rr", quantum_tokens=4)
+    world = World(header)
+    play(world, [(0, 40)] * 80, max_runs=30)
+    kept = journal.Journal(header.make_kernel(), 90)
+    for (now_ns, event), actions in zip(world.journal, world.said, strict=True):
+        kept.note(now_ns, event, actions)
+    entries = kept.entries()
+    n_parts = sum(entry.n_parts for entry in entries)
+    assert len(entries) < 90 < len(world.journal)
+    assert 16 * 90 - 130 < n_parts <= 16 * 90  # one such Run and its reports are 129
+    again = replay_on(kept.base, [(entry.now_ns, entry.event) for entry in entries])
+    assert [tuple(actions) for *_, actions in again] == [entry.actions for entry in entries]
+
+
 def test_a_saved_journal_reads_back_and_replays() -> None:
     kept, _ = played(20)
     data = journal.save("1.2", kept.base, kept.entries())

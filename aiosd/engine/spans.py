@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aiosd.engine.base import StepReport
 from aiosd.kernel.events import Clear, Load, Move, Save
@@ -48,6 +48,26 @@ class Span:
     n_steps: int = 0
 
 
+@dataclass(slots=True)
+class _Open:
+    """A span that may go on.  Not frozen: this is done for each lane of each step."""
+
+    activity: Activity
+    lane: Lane
+    began_ns: int
+    ended_ns: int = 0
+    n_prompt: int = 0
+    n_output: int = 0
+    n_steps: int = 0
+
+    def span(self) -> Span:
+        lane = self.lane
+        return Span(
+            self.activity, lane.slot, self.began_ns, self.ended_ns, lane.context, lane.job,
+            self.n_prompt, self.n_output, self.n_steps,
+        )  # fmt: skip
+
+
 Note = Callable[[tuple[Span, ...]], None]
 
 
@@ -56,7 +76,7 @@ class Recorder:
 
     def __init__(self, note: Note) -> None:
         self._note = note
-        self._open: dict[SlotId, Span] = {}  # of the Run under way
+        self._open: dict[SlotId, _Open] = {}  # of the Run under way
         self._ended: list[Span] = []
 
     def command(self, command: Save | Clear | Load | Move, began_ns: int, ended_ns: int) -> None:
@@ -75,27 +95,26 @@ class Recorder:
     def step(self, lanes: list[Lane], report: StepReport, began_ns: int, ended_ns: int) -> None:
         """One step of the Run under way."""
         by_job = {lane.job: lane for lane in lanes}
+        is_long = False
         for its in report.lanes:
             lane = by_job[its.job]
             activity = _activity(its, report)
             known = self._open.get(lane.slot)
             if known is None or known.activity is not activity:
                 if known is not None:
-                    self._ended.append(known)
-                known = Span(activity, lane.slot, began_ns, ended_ns, lane.context, lane.job)
-            self._open[lane.slot] = replace(
-                known,
-                ended_ns=ended_ns,
-                n_prompt=known.n_prompt + its.n_prompt,
-                n_output=known.n_output + its.n_output,
-                n_steps=known.n_steps + 1,
-            )
-        if any(ended_ns - span.began_ns >= MAX_SPAN_NS for span in self._open.values()):
+                    self._ended.append(known.span())
+                known = self._open[lane.slot] = _Open(activity, lane, began_ns)
+            known.ended_ns = ended_ns
+            known.n_prompt += its.n_prompt
+            known.n_output += its.n_output
+            known.n_steps += 1
+            is_long |= ended_ns - known.began_ns >= MAX_SPAN_NS
+        if is_long:
             self.flush()
 
     def flush(self) -> None:
         """The Run came home, or has run for a while: tell what there is."""
-        spans = (*self._ended, *self._open.values())
+        spans = (*self._ended, *(known.span() for known in self._open.values()))
         self._ended.clear()
         self._open.clear()
         if spans:
