@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,7 +17,7 @@ RIGHTS = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
 def _left(expires_ms: object) -> str:
     if not isinstance(expires_ms, int):
         return "never"
-    return units.seconds(max(0.0, expires_ms / 1000 - datetime.now(UTC).timestamp()))
+    return units.left(expires_ms)
 
 
 GROUPS = (

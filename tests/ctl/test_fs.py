@@ -57,7 +57,7 @@ def test_what_changes_something_says_what_became_of_it(ctl: Ctl, peer: Peer) -> 
     assert ctl("fs", "mkdir", "d").stdout == "d\n"
     assert ctl("fs", "mv", "a", "b", "-f").stdout == ""
     assert peer.asked("storage.rename") == [{"path": "a", "to": "b", "replace": True}]
-    assert ctl("fs", "share", "a", "@team", "-w", "--expires", "60").stdout == "g1\n"
+    assert ctl("fs", "share", "a", "@team", "-w", "--for", "60").stdout == "g1\n"
     assert peer.asked("storage.share") == [
         {"path": "a", "with": "@team", "mode": "write", "expires_s": 60}
     ]
@@ -181,6 +181,4 @@ def test_ctrl_c_in_a_get_leaves_no_local_file(peer: Peer, tmp_path: Path) -> Non
         env=environment(peer.path), capture_output=True, check=False, timeout=LIMIT_S,
     )  # fmt: skip
     assert done.returncode != 0
-    assert [
-        path.name for path in tmp_path.iterdir() if path.name.startswith((".file", "file"))
-    ] == []
+    assert [*tmp_path.glob("*file*"), *tmp_path.glob(".file*")] == []
