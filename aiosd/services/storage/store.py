@@ -234,7 +234,14 @@ class Storage:
             )
         if mode == "create" and await self.find(owner, parts):
             raise Exists(f"{'/'.join(parts)!r} is there already")
-        part = await self._run(self._files.blobs.new_part)
+        made: list[Part] = []
+        try:
+            await self._run(lambda: made.append(self._files.blobs.new_part()))
+        except BaseException:  # a cancelled caller's file has been made all the same
+            for part in made:
+                self._pool.submit(part.close)
+            raise
+        (part,) = made
         upload = Upload("u" + secrets.token_hex(8), session, owner, parts, mode, part)
         self._uploads[upload.id] = upload
         return upload
