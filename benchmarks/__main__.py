@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from pathlib import Path
 
 from benchmarks import results
@@ -42,12 +43,23 @@ def main() -> None:
         sizes=given.agents,
         minutes=given.minutes,
     )
-    for name in given.names or results.BENCHMARKS:
+    failed = [name for name in given.names or results.BENCHMARKS if not run(name, options)]
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+def run(name: str, options: Options) -> bool:
+    """One of them, and the page with it.  A failure is told and leaves the others their time."""
+    note(name)
+    try:
         if name != "results":
-            note(name)
             results.BENCHMARKS[name].module.main(options)
+    except Exception:
+        traceback.print_exc()
+        return False
     if not options.is_quick:
         results.write()
+    return True
 
 
 def sizes(text: str) -> tuple[int, ...]:

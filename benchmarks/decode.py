@@ -35,6 +35,7 @@ SLOT_TOKENS = 512
 N_PROMPT = 64
 N_OUTPUT = 160
 TARGET = 0.95
+MINUTES = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,15 @@ def main(options: Options) -> None:
     program = peer.build(options, peer.BATCHED_BENCH)
     model = model_path()
     lanes = LANES[:2] if options.is_quick else LANES
-    rows = [measure(program, model, n_lanes, options) for n_lanes in lanes]
-    finish("decode", options, rows, report)
+    ours: dict[int, list[float]] = {n_lanes: [] for n_lanes in lanes}
+    theirs: dict[int, list[float]] = {n_lanes: [] for n_lanes in lanes}
+    for _ in options.rounds(MINUTES):
+        for n_lanes in lanes:
+            our, their = measure(program, model, n_lanes, 16 if options.is_quick else N_OUTPUT)
+            ours[n_lanes].append(our)
+            theirs[n_lanes].append(their)
+    rows = [row_of(n_lanes, ours[n_lanes], theirs[n_lanes]) for n_lanes in lanes]
+    finish("decode", options, rows, report, len(ours[lanes[0]]))
     plot(
         "decode",
         options,
@@ -82,25 +90,25 @@ def report(rows: Sequence[JsonRow]) -> str:
     )
 
 
-def measure(program: Path, model: Path, n_lanes: int, options: Options) -> Row:
-    """Both in turns, so that a slow minute of the machine slows both."""
-    n_output = 16 if options.is_quick else N_OUTPUT
-    n_threads = n_cores()
-    ours, theirs = [], []
-    for _ in range(options.n_runs):
-        figures = peer.run(
-            program,
-            model,
-            n_lanes=n_lanes,
-            n_prompt=N_PROMPT,
-            n_output=n_output,
-            n_threads=n_threads,
-            slot_tokens=SLOT_TOKENS,
-        )
-        theirs.append(figures.decode_tokens_per_s)
-        ours.append(through_the_daemon(model, n_lanes, n_output, n_threads))
+def measure(program: Path, model: Path, n_lanes: int, n_output: int) -> tuple[float, float]:
+    """(ours, the peer's), one after the other, so that a slow minute of the machine slows both."""
+    figures = peer.run(
+        program,
+        model,
+        n_lanes=n_lanes,
+        n_prompt=N_PROMPT,
+        n_output=n_output,
+        n_threads=n_cores(),
+        slot_tokens=SLOT_TOKENS,
+    )
+    ours = through_the_daemon(model, n_lanes, n_output, n_cores())
+    return ours, figures.decode_tokens_per_s
+
+
+def row_of(n_lanes: int, ours: list[float], theirs: list[float]) -> Row:
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return Row(n_lanes, Spread.of(ours), Spread.of(theirs), Spread.of(ratios).median, n_threads)
+    ratio = Spread.of(ratios).median
+    return Row(n_lanes, Spread.of(ours), Spread.of(theirs), ratio, n_cores())
 
 
 def through_the_daemon(model: Path, n_lanes: int, n_output: int, n_threads: int) -> float:
