@@ -26,7 +26,7 @@ import uvloop
 
 from aios_sdk.syscalls import POLICY
 from aiosd.demo.daemon import Flags, PrivateDaemon
-from benchmarks.common import ROOT, Options, Spread, finish, model_path, n_cores, shown, table
+from benchmarks.common import ROOT, Options, Spread, bars, finish, model_path, n_cores, shown, table
 from benchmarks.common import Row as JsonRow
 from benchmarks.load import Agent, prompt_tokens
 from benchmarks.servers import plain_environment
@@ -129,6 +129,18 @@ def main(options: Options) -> None:
             runs[setting].append(measure(setting, scripts, alone_s))
     rows = [row_of(setting, runs) for setting in settings]
     finish("ablation", options, rows, report, len(runs[settings[0]]))
+    bars(
+        "ablation",
+        options,
+        title="The scheduler taken out and put back",
+        y_label="seconds",
+        labels=[f"{row.setting}\n{row.n_lanes or 1} at once" for row in rows],
+        groups={
+            "execution": [row.execution_s for row in rows],
+            "turnaround, mean": [row.turnaround_s for row in rows],
+            "waiting, mean": [row.wait_mean_s for row in rows],
+        },
+    )
 
 
 def agents(n_agents: int) -> list[Script]:

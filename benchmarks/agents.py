@@ -5,7 +5,7 @@ says so, of another group's work on the same server ("warm": the system prompt h
 limit is what the model alone needs, measured in the same run with the work's own depths and piece
 lengths: each distinct token read once, and every generated token at the batched rate.
 
-What matters most is measured first, and repeated as long as the minutes last.
+What matters most is measured first; everything is repeated as long as the minutes last.
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def main(options: Options) -> None:
     for n_round in range(options.n_runs):
         for cell in cells:
             began_s = time.monotonic()
-            if n_round and began_s + taken[cell].longest_s > until_s:
+            if began_s + taken[cell].longest_s > until_s:
+                if not n_round:
+                    note(f"no time for {cell.server}, {cell.n_agents} agents, {cell.weights}")
                 continue
             try:
                 taken[cell].by_round[n_round] = bench.measure(cell)

@@ -185,6 +185,7 @@ def plot(
     y_label: str,
     series: Sequence[Series],
     is_log: bool = True,
+    is_log_y: bool = False,
 ) -> None:
     """Write results/NAME.svg: lines over an x axis, logarithmic if it is one of lanes or agents."""
     if options.is_quick:
@@ -198,9 +199,47 @@ def plot(
     if is_log:
         axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(bottom=0)
+    if is_log_y:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     axes.legend()
+    _keep(figure, name)
+
+
+def bars(
+    name: str,
+    options: Options,
+    *,
+    title: str,
+    y_label: str,
+    groups: Mapping[str, Sequence[Spread]],
+    labels: Sequence[str],
+) -> None:
+    """Write results/NAME.svg: for each label a bar of each group, a whisker from low to high."""
+    if options.is_quick:
+        return
+    mpl.rcParams["svg.hashsalt"] = name
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(groups)
+    for n, (group, spreads) in enumerate(groups.items()):
+        places = [i + (n - (len(groups) - 1) / 2) * width for i in range(len(labels))]
+        whiskers = [
+            [s.median - s.low for s in spreads],
+            [s.high - s.median for s in spreads],
+        ]
+        heights = [s.median for s in spreads]
+        axes.bar(places, heights, width, yerr=whiskers, capsize=2, label=group)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(title=title, ylabel=y_label)
+    axes.grid(alpha=0.3, axis="y")
+    axes.legend()
+    _keep(figure, name)
+
+
+def _keep(figure: Figure, name: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})

@@ -22,7 +22,7 @@ import uvloop
 
 from aiosd.demo.daemon import Flags, PrivateDaemon
 from benchmarks import peer
-from benchmarks.common import Options, Spread, finish, model_path, n_cores, note, shown, table
+from benchmarks.common import Options, Spread, bars, finish, model_path, n_cores, note, shown, table
 from benchmarks.common import Row as JsonRow
 from benchmarks.load import READ_BYTES, Agent, JobTimes, background_jobs, prompt_tokens
 from benchmarks.servers import llama_server
@@ -119,10 +119,22 @@ def main(options: Options) -> None:
             theirs.persons.append(person(LlamaServer(url).ask, scale))
         note("a round is done")
     servers = {"aiosd": ours, "llama-server": theirs}
-    rows: list[object] = [talk_of(name, taken.talks) for name, taken in servers.items()]
+    talks = [talk_of(name, taken.talks) for name, taken in servers.items()]
+    rows: list[object] = [*talks]
     rows += [person_of(name, taken.persons) for name, taken in servers.items()]
     rows.append(Ping(*(Spread.of([sample[i] for sample in pings]) for i in range(3))))
     finish("interference", options, rows, report, len(pings))
+    bars(
+        "interference",
+        options,
+        title=f"{N_TALKERS} talkers while a prompt of {N_LONG_PROMPT} tokens is read",
+        y_label="milliseconds between two tokens",
+        labels=[f"{row.server}\n{when}" for row in talks for when in ("before", "while")],
+        groups={
+            name: [getattr(gaps, name) for row in talks for gaps in (row.before, row.during)]
+            for name in ("p50", "p99", "most")
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

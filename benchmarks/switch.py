@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common import Options, Spread, finish, model_path, shown, table
+from benchmarks.common import Options, Series, Spread, finish, model_path, plot, shown, table
 from benchmarks.common import Row as JsonRow
 from benchmarks.servers import in_child
 
@@ -39,6 +39,19 @@ def main(options: Options) -> None:
         taken.append(in_child("benchmarks.probe", "switch", str(model_path()), text))
     rows = [row_of(n_tokens, [figures[str(n_tokens)] for figures in taken]) for n_tokens in lengths]
     finish("switch", options, rows, report, len(taken))
+    plot(
+        "switch",
+        options,
+        title="A context switch beside reading again",
+        x_label="tokens",
+        y_label="milliseconds",
+        series=[
+            Series("read", lengths, [row.read_ms.median for row in rows]),
+            Series("park", lengths, [row.park_ms.median for row in rows]),
+            Series("resume", lengths, [row.resume_ms.median for row in rows]),
+        ],
+        is_log_y=True,
+    )
 
 
 def row_of(n_tokens: int, taken: list[dict[str, float]]) -> Row:

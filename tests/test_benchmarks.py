@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from benchmarks import agents, results
+from benchmarks import ablation, agents, interference, results, rr_overhead, scale, switch
 from benchmarks.common import Options, Spread, shown, table
 from benchmarks.workload import Outcome, Workload, in_threads
 
@@ -63,3 +67,51 @@ def test_the_group_sends_whole_conversations_and_counts_what_came() -> None:
     assert outcome.n_output == 2 * 2 * 3
     first, second = ["system", "user"], ["system", "user", "assistant", "user"]
     assert sorted(seen) == sorted([first, first, second, second])
+
+
+S = Spread(2.0, 1.0, 3.0)
+TWICE = Spread(4.0, 4.0, 4.0)
+GAPS = interference.Gaps(S, S, S)
+SITUATION = rr_overhead.Situation("resident", 16, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("report", "rows", "expected"),
+    [
+        (
+            agents.report,
+            [
+                agents.Line(8, "Q8_0", agents.AIOSD, 3, S, S, None, None, S, S, True),
+                agents.Line(8, "Q8_0", agents.LLAMA_8, 3, S, S, S, S, None, None, False),
+            ],
+            "Q8_0, 8 agents, cold: 2.00 of 2.0, met; Q8_0, 8 agents, warm: 2.00 of 1.3, met",
+        ),
+        (
+            ablation.report,
+            [ablation.Row(4, "rr 16", S, S, S, S, S, S, S, S)],
+            "| 200.0 (100.0 to 300.0) |",
+        ),
+        (
+            scale.report,
+            [scale.Row(50, 1, S, S, S, S, S, S), scale.Row(100, 1, TWICE, S, S, S, S, S)],
+            "0.00 s + 40.00 ms per agent, R² = 1.00000",
+        ),
+        (
+            interference.report,
+            [
+                interference.Talk("aiosd", GAPS, GAPS, S, S, S, S),
+                interference.Person("aiosd", S, S, S),
+                interference.Ping(S, S, S),
+            ],
+            "the guide is 20 ms at p99: met",
+        ),
+        (switch.report, [switch.Row(512, 2048, S, S, S, S, S)], "| 512    | 2   |"),
+        (rr_overhead.report, [rr_overhead.Row(SITUATION, 4, S, S, S, 9, 7)], "| 16/16/8 "),
+    ],
+    ids=lambda value: getattr(value, "__module__", ""),
+)
+def test_each_report_reads_what_is_kept(
+    report: Callable[[Sequence[Any]], str], rows: list[Any], expected: str
+) -> None:
+    kept = json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))
+    assert expected in report(kept)
