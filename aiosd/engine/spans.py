@@ -126,4 +126,5 @@ def _activity(lane: LaneReport, report: StepReport) -> Activity:
         return Activity.PREFILL
     if lane.job in report.rereading:
         return Activity.REREAD
-    return Activity.DECODE if lane.n_output else Activity.WAIT
+    # Its last token may be the one that says it has ended, which isn't output.
+    return Activity.DECODE if lane.n_output or lane.outcome else Activity.WAIT

@@ -203,10 +203,10 @@ class Tmux:
 
 
 @pytest.fixture
-def tmux(tmp_path: Path, peer: Peer) -> Iterator[Tmux]:
+def tmux(socket_dir: Path, peer: Peer) -> Iterator[Tmux]:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed (apt install tmux)")
-    terminal = Tmux(tmp_path, peer)
+    terminal = Tmux(socket_dir, peer)
     yield terminal
     terminal("kill-server")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiosd.engine.base import StepReport
 from aiosd.engine.spans import MAX_SPAN_NS, Activity, Recorder, Span
 from aiosd.kernel.events import Clear, Load, Move, Save
-from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, SlotId
+from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
 
 A, B = JobId("a"), JobId("b")
 LANES = [
@@ -63,4 +63,17 @@ def test_commands_between_runs_have_spans_of_their_own() -> None:
         Span(Activity.CLEAR, SlotId(1), 4, 5),
         Span(Activity.RESUME, SlotId(2), 5, 7, context),
         Span(Activity.MOVE, SlotId(3), 7, 9, context),
+    ]
+
+
+def test_the_step_that_ends_a_job_is_no_waiting_though_it_gave_no_token() -> None:
+    recorder, spans = recorded()
+    recorder.step(LANES, report((0, 1), (0, 1)), 0, 10)
+    ended = LaneReport(A, 0, 0, Outcome.DONE)
+    recorder.step(LANES, StepReport((ended, LaneReport(B, 0, 0))), 10, 20)
+    recorder.flush()
+    assert [(span.job, span.activity, span.ended_ns) for span in spans] == [
+        (B, Activity.DECODE, 10),
+        (A, Activity.DECODE, 20),
+        (B, Activity.WAIT, 20),
     ]
