@@ -71,6 +71,7 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
     threads.set_environment()
     import uvloop
 
+    from aiosd import garbage
     from aiosd.server import embedder, listener, startup
     from aiosd.server.daemon import Daemon
     from aiosd.server.notify import Notifier
@@ -88,6 +89,7 @@ def _serve(settings: config.Config, load: Callable[[], config.Config]) -> None:
         async def run() -> None:
             nonlocal is_stuck
             daemon = await Daemon.open(settings, model, notifier, vectors)
+            garbage.settle()
 
             def hang_up() -> None:
                 if has_terminal and not os.isatty(0):

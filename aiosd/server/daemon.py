@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -26,6 +27,7 @@ from aiosd.engine.snapshot_files import SnapshotFiles
 from aiosd.engine.spans import Span
 from aiosd.engine.thread import EngineThread, Message
 from aiosd.engine.threads import ThreadAdapter
+from aiosd.garbage import Sweeper
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
@@ -43,6 +45,7 @@ from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
+from aiosd.server.turns import Chores
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
 from aiosd.services.agent_limits import LimitBook
@@ -180,6 +183,7 @@ class Daemon:
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
         self._workers = Workers(self.loop)
+        self.chores = Chores(self.loop)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self.endpoints: tuple[listener.Endpoint, ...] = ()
@@ -350,7 +354,9 @@ class Daemon:
 
     async def _keep_house(self) -> None:
         """From time to time, let go what is past its time or its limits."""
+        sweeper = Sweeper()
         while True:
+            sweeper.sweep(is_quiet=not self.driver.jobs)
             try:
                 for context in await self.contexts.retire(now_ms()):
                     self.driver.drop_context(context.id)
@@ -492,8 +498,8 @@ class Daemon:
         for session in list(self._sessions.get(agent.uid, ())):
             if session.agent != agent:
                 continue
-            for call in list(session.calls.values()):
-                call.end(Cancelled(f"agent {agent.name} was killed"))
+            killed = Cancelled(f"agent {agent.name} was killed")
+            self.chores.add(partial(call.end, killed) for call in list(session.calls.values()))
             if session.transport is None:
                 continue
             if session is but_answer_first:
@@ -501,9 +507,11 @@ class Daemon:
             else:
                 session.close()
         self.detached.drop_of(agent)
-        for job, record in list(self.driver.jobs.items()):
-            if record.agent == agent:
-                self.driver.cancel(job, Outcome.CANCELLED)
+        self.chores.add(
+            partial(self.driver.cancel, job, Outcome.CANCELLED)
+            for job, record in list(self.driver.jobs.items())
+            if record.agent == agent
+        )
         self.telemetry.agent_killed(agent)
 
     def memory_quota(self, agent: AgentId) -> Quota:

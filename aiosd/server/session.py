@@ -15,6 +15,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -46,6 +47,7 @@ HARD_FACTOR = 16  # a stalled peer may still cancel; a peer that never reads may
 TURN_NS = 5_000_000  # a peer's requests hold up the others for no longer
 LARGE_FRAME = 64 * 1024  # bytes; params of smaller ones are checked in a few milliseconds
 HELLO_BYTES = 4096
+FEED_BYTES = 16 * 1024  # of headers only, they take two milliseconds to go through
 LAST_WORDS_S = 2.0
 MAX_FAULTS = 64  # answers to what makes no sense cost more than it does: then the peer is closed
 
@@ -146,7 +148,9 @@ class Session(asyncio.Protocol):
         self._decoder = wire.Decoder(daemon.wire_limits)
         self._timer: asyncio.TimerHandle | None = None
         self._is_reading_paused = False
+        self._has_progress = False  # a frame was completed since the half-frame timer was looked at
         self._n_faults = 0
+        self._unfed: deque[bytes | memoryview] = deque()  # came, and not taken apart yet
         self._inbox: deque[wire.Message | wire.WireError] = deque()
 
     # ------------------------------------------------------------ asyncio.Protocol
@@ -163,21 +167,32 @@ class Session(asyncio.Protocol):
         self._timer = self.daemon.loop.call_later(self._limits.hello_s, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
+        if len(data) <= FEED_BYTES:
+            self._unfed.append(data)
+        else:
+            view = memoryview(data)
+            self._unfed.extend(view[at : at + FEED_BYTES] for at in range(0, len(data), FEED_BYTES))
+        self._work()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Take a piece apart that is small enough to do it at once, whatever is in it."""
         try:
             messages: list[wire.Message | wire.WireError] = list(self._decoder.feed(data))
         except wire.WireError as error:
             messages = [*error.messages, error]
         self._inbox.extend(messages)
-        self._work()
-        self._watch_half_frame(has_progress=bool(messages))
+        self._has_progress |= bool(messages)
 
     def _work(self) -> None:
         """Handle what has come, a few milliseconds at a time, as long as the peer reads answers."""
         until_ns = time.monotonic_ns() + TURN_NS
-        while self._inbox and not self._is_flooded():
+        while (self._inbox or self._unfed) and not self._is_flooded():
             if time.monotonic_ns() > until_ns:
                 self.daemon.loop.call_soon(self._work)
                 break
+            if not self._inbox:
+                self._feed(self._unfed.popleft())
+                continue
             message = self._inbox.popleft()
             if isinstance(message, wire.WireError):
                 kind = TooLarge if "limit" in str(message) else ProtocolError
@@ -189,12 +204,16 @@ class Session(asyncio.Protocol):
             else:
                 self._on_message(message)
         self._read_or_wait()
+        if not self._unfed:
+            self._watch_half_frame(has_progress=self._has_progress)
+            self._has_progress = False
 
     def _is_flooded(self) -> bool:
         """The peer is gone, or has far more unread than it may have."""
         transport = self.transport
         if transport is None or transport.is_closing():
             self._inbox.clear()
+            self._unfed.clear()
             return True
         limit = HARD_FACTOR * self._limits.unread_bytes
         return self.is_stalled and transport.get_write_buffer_size() > limit
@@ -204,10 +223,11 @@ class Session(asyncio.Protocol):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        if self._inbox and not self._is_reading_paused:
+        has_work = bool(self._inbox or self._unfed)
+        if has_work and not self._is_reading_paused:
             self._is_reading_paused = True
             transport.pause_reading()
-        elif not self._inbox and self._is_reading_paused:
+        elif not has_work and self._is_reading_paused:
             self._is_reading_paused = False
             transport.resume_reading()
 
@@ -235,9 +255,9 @@ class Session(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self.daemon.sessions_of(self.uid).discard(self)
-        for call in list(self.calls.values()):
+        for call in self.calls.values():
             call.is_gone = True
-            call.end(Cancelled("the connection is gone"))
+        self._end_calls(Cancelled("the connection is gone"))
         if self.agent is not None:
             self.daemon.session_left(self)
             log.debug("disconnected", session=self.id, uid=self.uid, agent=self.agent.name)
@@ -251,9 +271,12 @@ class Session(asyncio.Protocol):
         """One error frame, if the peer still reads, and the end of the connection."""
         self.daemon.telemetry.connection_refused(self, error)
         self.notify("error", {"code": error.code, "message": error.message})
-        for call in list(self.calls.values()):
-            call.end(Cancelled("the connection was closed"))
+        self._end_calls(Cancelled("the connection was closed"))
         self.close()
+
+    def _end_calls(self, error: SyscallError) -> None:
+        """End them soon: with hundreds of jobs at once the others would wait."""
+        self.daemon.chores.add(partial(call.end, error) for call in list(self.calls.values()))
 
     def close(self) -> None:
         """Close the connection; a peer that doesn't read its last words has a few seconds."""
@@ -279,8 +302,8 @@ class Session(asyncio.Protocol):
 
     def _watch_half_frame(self, *, has_progress: bool = False) -> None:
         """A timer runs while, and only while, part of a frame is waiting for the rest."""
-        if self.agent is None:
-            return  # the hello timer covers it
+        if self.agent is None or self.transport is None:
+            return  # the hello timer covers it; or the peer is gone
         if self._timer is not None and (has_progress or not self._decoder.buffered_bytes):
             self._timer.cancel()
             self._timer = None
@@ -316,7 +339,7 @@ class Session(asyncio.Protocol):
         if id_ is None or id_ in self.calls:
             self.notify("error", {"code": "protocol", "message": words})
         else:
-            self._answer(id_, ProtocolError(words).to_wire(), None)
+            self._refuse(id_, ProtocolError(words))
 
     def _on_cancel(self, params: object) -> None:
         """A cancel that finds nothing is a race, not an error: its call has just ended."""
@@ -347,19 +370,20 @@ class Session(asyncio.Protocol):
             else:
                 result = self._begin(call, syscall.validate(request.params))
         except SyscallError as error:
-            self._answer(id_, error.to_wire(), None)
+            self._refuse(id_, error)
             self._ended(method, time.monotonic_ns(), error.code)
         except Exception:
-            self._answer(id_, _bug(method).to_wire(), None)
+            self._refuse(id_, _bug(method))
             self._ended(method, time.monotonic_ns(), "internal")
         else:
-            if isinstance(result, dict):
-                self._answer(id_, None, result)
+            if isinstance(result, dict) and not wire.is_large(result):
+                self._write_answer(id_, wire.encode_response(id_, None, result))
                 self._ended(method, call.arrived_ns, "ok")
             else:
                 self.calls[id_] = call
                 self.daemon.params_budget.take(self.uid, call.n_bytes)
-                call.task = self.daemon.tasks.create_task(self._run(call, result))
+                waiting = _ready(result) if isinstance(result, dict) else result
+                call.task = self.daemon.tasks.create_task(self._run(call, waiting))
 
     def _admit(self, request: wire.Request) -> Syscall:
         """The table's entry, if the peer may make this call.  Raises what to answer otherwise."""
@@ -408,12 +432,18 @@ class Session(asyncio.Protocol):
         result = self._begin(call, checked)
         return result if isinstance(result, dict) else await result
 
+    async def _encoded(self, id_: int, result: Result) -> bytes:
+        """The answer's bytes.  What takes long to encode is encoded in a worker."""
+        if wire.is_large(result):
+            return await self.daemon.in_worker(lambda: wire.encode_large(id_, result))
+        return wire.encode_response(id_, None, result)
+
     async def _run(self, call: Call, result: Awaitable[Result]) -> None:
         """One asynchronous call, from its first await to its answer."""
         error: SyscallError | None = None
-        value: Result | None = None
+        answer: bytes | None = None
         try:
-            value = await result
+            answer = await self._encoded(call.id, await result)
         except asyncio.CancelledError:
             if call.ended is None:
                 raise  # the daemon is going down
@@ -427,14 +457,17 @@ class Session(asyncio.Protocol):
                 call.deadline.cancel()
             self.calls.pop(call.id, None)
             self.daemon.params_budget.give_back(self.uid, call.n_bytes)
-        self._answer(call.id, error.to_wire() if error else None, value)
+        if answer is None:
+            assert error is not None
+            answer = wire.encode_response(call.id, error.to_wire(), None)
+        self._write_answer(call.id, answer)
         facts = call.facts if call.job is None else {"job": call.job, **call.facts}
         self._ended(call.method, call.arrived_ns, error.code if error else "ok", facts)
 
-    def _answer(
-        self, id_: int, error: dict[str, Any] | None, result: dict[str, Any] | None
-    ) -> None:
-        data = wire.encode_response(id_, error, result)
+    def _refuse(self, id_: int, error: SyscallError) -> None:
+        self._write_answer(id_, wire.encode_response(id_, error.to_wire(), None))
+
+    def _write_answer(self, id_: int, data: bytes) -> None:
         if len(data) > self._limits.frame_bytes:
             words = f"the answer is {len(data)} bytes, limit is {self._limits.frame_bytes}"
             data = wire.encode_response(id_, TooLarge(words).to_wire(), None)
@@ -444,6 +477,11 @@ class Session(asyncio.Protocol):
         self, name: str, since_ns: int, outcome: str, facts: dict[str, Any] | None = None
     ) -> None:
         self.daemon.telemetry.call_ended(self, name, since_ns, outcome, facts or {})
+
+
+async def _ready(result: Result) -> Result:
+    """A result that is there already, for who waits for one."""
+    return result
 
 
 def _check_protocol(params: dict[object, object]) -> None:

@@ -60,7 +60,7 @@ def peer_uid() -> int:
 def test_large_params_are_checked_aside_and_refused_by_name(tmp_path: Path) -> None:
     with served(tmp_path) as daemon, RawPeer(daemon.config.socket) as peer:
         peer.send(
-            request(1, "llm.generate", schema={"a": [[]] * 100_000}, wrong=1)
+            request(1, "llm.generate", schema={"a": [[]] * 65_000}, wrong=1)
             + request(2, "llm.generate", prompt="x" * 100_000, max_tokens=1)
             + request(3, "sys.ping")
             + request(4, "llm.tokenize", text="x" * 100_000, deadline_ms=60_000)

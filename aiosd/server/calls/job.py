@@ -13,6 +13,7 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.server import generate, waiting
 from aiosd.server.calls.base import Result
+from aiosd.server.turns import in_turns
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Jobs:
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
 
-    def job_list(self, call: Call) -> Result:
+    async def job_list(self, call: Call) -> Result:
         wants_all = call.params["all"]
         driver = self._d.driver
 
@@ -34,17 +35,15 @@ class Jobs:
             return agent == call.agent or (wants_all and self._d.access.sees(call, agent))
 
         now_ns = time.monotonic_ns()
-        jobs = [
-            self._under_way(record, now_ns)
-            for record in driver.jobs.values()
-            if is_wanted(record.agent)
-        ]
-        jobs += [
-            _saving(work, result)
-            for work, result in self._d.saving.values()
-            if is_wanted(work.agent)
-        ]
-        return {"jobs": jobs}
+        found: dict[JobId, Result] = {}
+        async for record in in_turns(list(driver.jobs.values())):
+            job = record.spec.job
+            if is_wanted(record.agent) and job in driver.jobs:  # it may have ended meanwhile
+                found[job] = self._under_way(record, now_ns)
+        for work, result in self._d.saving.values():
+            if is_wanted(work.agent):
+                found[work.spec.job] = _saving(work, result)
+        return {"jobs": list(found.values())}
 
     def _under_way(self, record: JobRecord, now_ns: int) -> Result:
         kernel = self._d.driver.kernel

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import msgpack
 
+PART_ITEMS = 256  # of a list that is encoded in parts; each of them at most a few dozen values
 MAX_ID = 2**32 - 1  # MessagePack-RPC: msgid is a 32-bit unsigned integer
 
 
@@ -29,15 +30,18 @@ class Limits:
     depth        of arrays and maps, the frame itself included: AnyMap's 64, and what is around it
     items        of one array or map, and of all of a frame's together: 128k tokens, twice over.  It
                  bounds memory too: a one-byte empty array becomes a 72-byte object
+    containers   arrays and maps: they are what takes time to make; 4,096 messages, or a large JSON
+                 Schema, have far fewer
     """
 
     frame_bytes: int = 8 * 1024 * 1024
     depth: int = 80
     items: int = 262_144
+    containers: int = 65_536
 
 
 SERVER_LIMITS = Limits()
-CLIENT_LIMITS = Limits(frame_bytes=64 * 1024 * 1024, items=4_194_304)
+CLIENT_LIMITS = Limits(frame_bytes=64 * 1024 * 1024, items=4_194_304, containers=4_194_304)
 """A client trusts its daemon further: logprobs of a long text are millions of values."""
 
 
@@ -193,9 +197,10 @@ class _Scan:
     left       values still to come in the innermost open container
     outer      the same of the containers around it
     items      values that the frame's headers have declared so far
+    containers   arrays and maps, likewise
     """
 
-    __slots__ = ("has_extension", "items", "left", "outer", "position", "start")
+    __slots__ = ("containers", "has_extension", "items", "left", "outer", "position", "start")
 
     def __init__(self) -> None:
         self.outer: list[int] = []
@@ -205,7 +210,7 @@ class _Scan:
         self.start = self.position = position
         self.left = 1
         self.outer.clear()
-        self.items = 0
+        self.items = self.containers = 0
         self.has_extension = False
 
     def shift(self, n_bytes: int) -> None:
@@ -234,12 +239,15 @@ class _Scan:
                 if byte < 0xA0:
                     n = _FIXED_COUNT[byte - 0x80]
                     position += 1
+                    self.containers += 1
                 else:
                     header_end = position + 1 + _WIDTH[byte]
                     if header_end > end:
                         break
                     n = int.from_bytes(source[position + 1 : header_end], "big")
                     position = header_end
+                    if size >= _MAP:
+                        self.containers += 1
                     if size == _MAP:
                         n *= 2
                     elif size == _BLOB:
@@ -264,6 +272,11 @@ class _Scan:
         self.position, self.left = position, left
         if self.items > limits.items:
             raise WireError(f"a frame of {self.items} values or more, the limit is {limits.items}")
+        if self.containers > limits.containers:
+            raise WireError(
+                f"a frame of {self.containers} arrays and maps or more, the limit is "
+                f"{limits.containers}"
+            )
         n_bytes = position - self.start
         if n_bytes > limits.frame_bytes:
             raise WireError(
@@ -353,6 +366,31 @@ def encode_response(id_: int, error: object, result: object) -> bytes:
     return _encode((1, id_, error, result))
 
 
+def is_large(result: object) -> bool:
+    """Whether a result takes longer to encode than an event loop may be held up."""
+    return type(result) is dict and any(
+        type(value) is list and len(value) > PART_ITEMS for value in result.values()
+    )
+
+
+def encode_large(id_: int, result: dict[str, object]) -> bytes:
+    """The response as encode_response() gives it, made in parts: other threads get their turns
+    between these, while a single part holds the interpreter until it is done."""
+    head = msgpack.Packer()
+    parts = [b"\x94\x01", _encode(id_), b"\xc0", head.pack_map_header(len(result))]
+    for key, value in result.items():
+        parts.append(_encode(key))
+        if type(value) is not list:
+            parts.append(_encode(value))
+            continue
+        parts.append(head.pack_array_header(len(value)))
+        for at in range(0, len(value), PART_ITEMS):
+            part = value[at : at + PART_ITEMS]
+            size = len(head.pack_array_header(len(part)))
+            parts.append(_encode(part)[size:])
+    return b"".join(parts)
+
+
 def encode_notification(method: str, params: dict[str, object]) -> bytes:
     """As encode_request."""
     return _encode((2, method, (params,)))
@@ -369,7 +407,7 @@ class _Packers(threading.local):
 _packers = _Packers()
 
 
-def _encode(message: tuple[object, ...]) -> bytes:
+def _encode(message: object) -> bytes:
     try:
         return _packers.strict.pack(message)  # type: ignore[no-any-return]  # msgpack has no types
     except UnicodeEncodeError:

@@ -1,0 +1,49 @@
+"""Long work on the event loop, a few milliseconds at a time, with everybody else in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+TURN_NS = 2_000_000
+
+
+async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """The items.  What they are about may have changed between two of them."""
+    until_ns = time.monotonic_ns() + TURN_NS
+    for item in items:
+        if time.monotonic_ns() > until_ns:
+            await asyncio.sleep(0)
+            until_ns = time.monotonic_ns() + TURN_NS
+        yield item
+
+
+class Chores:
+    """Things to do soon, in their order; however many there are, the loop is held up by a turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._is_under_way = False
+
+    def add(self, chores: Iterable[Callable[[], object]]) -> None:
+        """Begins at once, so that a few are done when this returns."""
+        self._waiting.extend(chores)
+        if not self._is_under_way:
+            self._is_under_way = True
+            self._do()
+
+    def _do(self) -> None:
+        until_ns = time.monotonic_ns() + TURN_NS
+        try:
+            while self._waiting and time.monotonic_ns() < until_ns:
+                self._waiting.popleft()()
+        finally:  # one that fails is the loop's to report; the others are done all the same
+            self._is_under_way = bool(self._waiting)
+            if self._waiting:
+                self._loop.call_soon(self._do)
