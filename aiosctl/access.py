@@ -16,7 +16,7 @@ RIGHTS = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
 
 def _left(expires_ms: object) -> str:
     if not isinstance(expires_ms, int):
-        return "never"
+        return "-"
     return units.left(expires_ms)
 
 
@@ -157,7 +157,7 @@ def group(
         ("for an hour", "aiosctl access rights bob --add spawn --for 3600"),
     )
 )
-@click.argument("agent", shell_complete=complete.agents)
+@click.argument("name", metavar="AGENT", shell_complete=complete.agents)
 @click.option("--add", multiple=True, type=click.Choice(RIGHTS), help="Give it; may be repeated.")
 @click.option("--remove", multiple=True, type=click.Choice(RIGHTS), help="Take it.")
 @click.option(
@@ -166,10 +166,10 @@ def group(
 @click.option("--for", "expires_s", type=click.IntRange(min=1), metavar="S", help="For S seconds.")
 @click.option("--uid", type=click.IntRange(min=0), metavar="UID", help="Another user's agent.")
 @pass_app
-def rights(app: App, /, agent: str, **asked: Any) -> None:
+def rights(app: App, /, name: str, **asked: Any) -> None:
     """Show what an agent holds, or change it, which takes the right admin."""
     given = {name: list(v) if isinstance(v, tuple) else v for name, v in asked.items() if v}
-    result = app.call("access.rights", agent=agent, **given)
+    result = app.call("access.rights", agent=name, **given)
     if app.is_json:
         render.document(result)
         return

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aiosctl import render
+
 if TYPE_CHECKING:
     from aios_sdk.client import Client
     from aios_sdk.stream import Stream
@@ -38,7 +40,9 @@ class App:
         if self._client is None:
             from aios_sdk.client import Client
 
-            self._client = Client(self.socket, agent=self.name, timeout_s=self.timeout_s)
+            self._client = Client(
+                self.socket, agent=self.name, timeout_s=self.timeout_s, on_waiting=_tell_waiting
+            )
         return self._client
 
     @property
@@ -57,6 +61,10 @@ class App:
         if self._client is not None:
             self._client.close()
             self._client = None
+
+
+def _tell_waiting(chunk: dict[str, Any]) -> None:
+    render.remark(f"waiting for a person: aiosctl approvals approve {chunk['request']}")
 
 
 pass_app = click.make_pass_decorator(App)

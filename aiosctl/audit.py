@@ -52,11 +52,13 @@ class Ago(click.ParamType[float]):
     cls=Command,
     examples=(
         ("the newest decisions", "aiosctl audit"),
-        ("what an agent was denied today", "aiosctl audit --agent bob --event denied --since 1d"),
+        ("what an agent was denied today", "aiosctl audit --of bob --event denied --since 1d"),
         ("whether the record is whole", "aiosctl audit --verify"),
     ),
 )
-@click.option("--agent", metavar="NAME", shell_complete=complete.agents, help="Only its.")
+@click.option(
+    "--of", "whose", metavar="AGENT", shell_complete=complete.agents, help="Only this agent's."
+)
 @click.option("--uid", type=click.IntRange(min=0), metavar="UID", help="Only this user's.")
 @click.option("--event", type=click.Choice(EVENTS), help="Only these.")
 @click.option("--since", type=Ago(), metavar="AGE", help="Not older than 30s, 15m, 2h, 7d…")
@@ -75,7 +77,7 @@ class Ago(click.ParamType[float]):
     help="With --verify: the head as you noted it before, which must still be there.",
 )
 @pass_app
-def audit(app: App, /, since: float | None, **asked: Any) -> None:
+def audit(app: App, /, since: float | None, whose: str | None, **asked: Any) -> None:
     """Show what was denied, asked, approved, changed and done as admin, oldest first.
 
     You see what concerns your own agents; root and the daemon's own user see everyone's. N counts
@@ -84,6 +86,8 @@ def audit(app: App, /, since: float | None, **asked: Any) -> None:
     if asked["head"] and not asked["verify"]:
         raise click.UsageError("--head needs --verify")
     given = {name: value for name, value in asked.items() if value not in (None, False)}
+    if whose is not None:
+        given["agent"] = whose
     if since is not None:
         given["since_ms"] = int(1000 * (datetime.now(UTC).timestamp() - since))
     result = app.call("access.audit", **given)

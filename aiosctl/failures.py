@@ -124,8 +124,14 @@ def _particular(code: str, message: str, data: dict[str, Any]) -> str | None:
         case "not_found", _:
             return next((where for noun, where in _LISTS.items() if noun in message), None)
         case "denied", {"right": str(right)}:
-            return f"it needs the right '{right}', which root and the daemon's own user hold"
+            return _how_to_get(right)
         case "internal", {"id": incident}:
             return f"this is a bug in aiosd: look for {incident} in its log"
         case _:
             return None
+
+
+def _how_to_get(right: str) -> str:
+    if right == "admin":
+        return "it needs the right 'admin', which root and the daemon's own user hold"
+    return f"ask for it with: aiosctl --agent NAME access request {right} REASON"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aios_sdk import Client, wire
+from aios_sdk import AsyncClient, Client, wire
 from aios_sdk.errors import DeadlineExceeded, Denied, InvalidParams, NotFound, QuotaExceeded
 from aiosd.access_config import Access, AgentRights, ConfirmRule, FixedGroup
 from aiosd.server.daemon import Daemon
@@ -362,3 +363,45 @@ def test_a_deadline_ends_a_request_for_a_right(tmp_path: Path) -> None:
         with pytest.raises(DeadlineExceeded):
             bob.call("access.request", right="spawn", reason="x", wait=True, deadline_ms=50)
         assert bob.access.pending() == []
+
+
+def test_who_waits_for_a_person_is_told_so(tmp_path: Path) -> None:
+    told: list[dict[str, object]] = []
+    with asking(tmp_path) as (daemon, _, context, person):
+        watch = person.access.watch()
+        assert next(watch) == []
+
+        def delete() -> None:
+            with Client(daemon.config.socket, agent="ada", on_waiting=told.append) as ada:
+                ada.context_at(context).delete()
+
+        thread = threading.Thread(target=delete)
+        thread.start()
+        (pending,) = next(watch)
+        person.access.approve(pending["request"])
+        thread.join(20)
+        assert [chunk["request"] for chunk in told] == [pending["request"]]
+        assert person.contexts(all=True) == []
+
+
+def test_the_asyncio_client_says_the_same(tmp_path: Path) -> None:
+    async def main(path: str) -> None:
+        async with AsyncClient(path, agent="ada") as ada, AsyncClient(path, agent="root") as root:
+            assert (await ada.access.check("llm.generate"))["allowed"]
+            group = await root.access.group("team", add=["ada", "bob"], mode="write")
+            assert await ada.access.groups() == [group]
+            grant = await ada.access.grant("memory", "bob")
+            assert [g["grant"] for g in (await ada.access.grants())["given"]] == [grant]
+            await ada.access.revoke(grant)
+            asked = await root.access.request("admin", reason="have it")
+            assert asked["state"] == "approved"
+            asked = await ada.access.request("write", reason="x", target="memory:zed")
+            async for requests in root.access.watch():
+                assert [r["request"] for r in requests] == [asked["request"]]
+                break
+            await root.access.deny(asked["request"])
+            assert await ada.access.pending() == []
+            assert "changed" in {e["event"] for e in await root.access.audit()}
+
+    with served(tmp_path) as daemon:
+        asyncio.run(main(daemon.config.socket))

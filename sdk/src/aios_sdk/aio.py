@@ -18,7 +18,7 @@ from typing import Literal, Unpack, cast
 from aios_sdk.access import AsyncAccess
 from aios_sdk.aiolink import AsyncLink
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
-from aios_sdk.calls import Call, hello_params, may_repeat
+from aios_sdk.calls import Call, OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.memory import AsyncMemory
 from aios_sdk.paths import default_socket
@@ -48,9 +48,14 @@ class AsyncClient:
     """
 
     def __init__(
-        self, socket: str | None = None, agent: str | None = None, timeout_s: float | None = None
+        self,
+        socket: str | None = None,
+        agent: str | None = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
     ) -> None:
         self._socket = socket
+        self._on_waiting = on_waiting
         self._hello_params = hello_params(agent)
         self._timeout_s = timeout_s
         self._connecting = asyncio.Lock()
@@ -249,6 +254,7 @@ class AsyncClient:
                 if link is None or link.is_lost:
                     path = self._socket or default_socket()
                     link = await AsyncLink.open(path, self._hello_params, self._timeout_s)
+                    link.calls.on_waiting = self._on_waiting
                     self._link = link
         if link.pid != os.getpid():
             raise ClientError(

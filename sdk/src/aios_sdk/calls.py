@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from aios_sdk import __version__
 from aios_sdk.errors import (
@@ -100,14 +100,19 @@ class Call:
         return self.params.get("detach") is True
 
 
+OnWaiting = Callable[[dict[str, object]], object]
+
+
 class Calls:
     """All calls of one connection.
 
     outbox    bytes to send, in order, each with the call it begins (None: a cancel)
     n_chunks  received and not yet taken, over all calls
+    on_waiting  is told, of any call, that it waits for a person: with the call's chunk
     """
 
     def __init__(self) -> None:
+        self.on_waiting: OnWaiting | None = None
         self.outbox: deque[tuple[bytes, Call | None]] = deque()
         self.n_chunks = 0
         self._open: dict[int, Call] = {}
@@ -226,7 +231,11 @@ class Calls:
     def _add_chunk(self, params: dict[object, object]) -> Call | None:
         id_ = params.get("id")
         call = self._open.get(id_) if type(id_) is int else None
-        if call is None or not call.is_stream or call.is_abandoned:
+        if call is None or call.is_abandoned:
+            return None
+        if self.on_waiting is not None and params.get("state") == "waiting_approval":
+            self.on_waiting(cast(dict[str, object], params))
+        if not call.is_stream:
             return None
         if len(call.chunks) >= MAX_CHUNKS:
             self.abandon(call)

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Literal, Unpack, cast
 
 from aios_sdk.access import Access
-from aios_sdk.calls import hello_params, may_repeat
+from aios_sdk.calls import OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.link import Link
 from aios_sdk.memory import Memory
@@ -48,6 +48,7 @@ class Client:
     socket     its path; by default $AIOSD_SOCKET, the user's own daemon, or the system's
     agent      the name to go by: letters, digits, '.', '_', '-', at most 64
     timeout_s  how long a call may go without a word from the daemon; None: for ever
+    on_waiting is told when a call waits for a person, with {"request": id, …}; it makes no calls
 
     When the connection is lost, the next call makes another.  A call under way then is repeated
     once if it never left or a second time does no harm; else it raises ConnectionLost.
@@ -55,9 +56,14 @@ class Client:
     """
 
     def __init__(
-        self, socket: str | None = None, agent: str | None = None, timeout_s: float | None = None
+        self,
+        socket: str | None = None,
+        agent: str | None = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
     ) -> None:
         self._socket = socket
+        self._on_waiting = on_waiting
         self._hello_params = hello_params(agent)
         self._timeout_s = timeout_s
         self._connecting = threading.Lock()
@@ -255,6 +261,7 @@ class Client:
                 if link is None or link.is_lost:
                     path = self._socket or default_socket()
                     link = self._link = Link.open(path, self._hello_params, self._timeout_s)
+                    link.calls.on_waiting = self._on_waiting
         if link.pid != os.getpid():
             raise ClientError(
                 f"this client belongs to process {link.pid}: a forked process makes its own"
