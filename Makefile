@@ -10,7 +10,7 @@ DESTDIR ?=
 VENV ?= .venv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint bench man install uninstall clean distclean
+.PHONY: help python setup demo test check lint bench man install uninstall clean distclean
 
 help:
 	@echo 'make demo       set up, then eight agents on one model, live: round robin, then FIFO'
@@ -25,9 +25,11 @@ help:
 	@echo 'make clean      remove caches and build output'
 	@echo 'make distclean  remove .venv as well'
 
-setup:
+python:
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is missing; on Debian or Ubuntu:' \
 		'sudo apt install python3 python3-venv' >&2; exit 1; }
+
+setup: python
 	@$(PYTHON) scripts/setup.py
 
 demo: setup
@@ -52,7 +54,7 @@ man:
 	@.venv/bin/python scripts/manpages.py docs/man
 	@echo 'man pages are in docs/man; read one with: man -l docs/man/aiosctl.1'
 
-install uninstall:
+install uninstall: python
 	@$(PYTHON) scripts/install.py $@ --prefix '$(PREFIX)' --destdir '$(DESTDIR)' \
 		--venv '$(abspath $(VENV))' $(if $(filter 1,$(PURGE)),--purge)
 

@@ -105,6 +105,24 @@ def test_it_starts_when_a_member_of_the_group_asks(lab: Lab) -> None:
     assert lab.must("ps", "-o", "user=", "-p", lab.show("MainPID")).strip() == "aiosd"
 
 
+def test_the_journal_says_who_did_what_and_nothing_of_what_was_said(lab: Lab) -> None:
+    running(lab)
+    prompt = "The password is swordfish."
+    assert ask(lab, "ann", "run", "--max-tokens", "4", prompt).returncode == 0
+    ann = lab.must("id", "-u", "ann").strip()
+
+    def told() -> list[dict[str, str]]:
+        journal = lab.must("journalctl", "-u", "aiosd.service", "-o", "json", "--no-pager")
+        entries = [json.loads(line) for line in journal.splitlines()]
+        return [entry for entry in entries if entry.get("AIOSD_UID") == ann]
+
+    lab.until(lambda: any(e.get("AIOSD_NAME") == "llm.generate" for e in told()), "its line")
+    entry = next(e for e in told() if e.get("AIOSD_NAME") == "llm.generate")
+    assert (entry["AIOSD_AGENT"], entry["AIOSD_OUTCOME"]) == ("aiosctl", "ok")
+    everything = lab.must("journalctl", "-u", "aiosd.service", "-o", "export", "--no-pager")
+    assert "swordfish" not in everything
+
+
 def test_somebody_outside_the_group_is_refused(lab: Lab) -> None:
     running(lab)
     said = ask(lab, "bob", "run", "Say something.")
