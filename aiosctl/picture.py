@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from aiosctl import units
+from aiosctl import drawing, units
 from aiosctl.render import one_line
 
 WIDTH, LEFT, RIGHT = 1200.0, 64.0, 52.0
@@ -20,34 +20,6 @@ ROW, ROW_GAP, LOAD_ROW = 34.0, 8.0, 26.0
 HAIR = 0.5  # no gap narrower than this is shown
 BARS = ("prefill", "reread", "decode", "wait")
 MARKS = {"park": "▼", "resume": "▲", "move": "◆"}
-PALETTE = (
-    "#3b78b8", "#d9772b", "#2f9e8f", "#c94a53", "#9a6fb8", "#5b9a3c",
-    "#b58a1b", "#d0649a", "#8a6a55", "#5f7f95",
-)  # fmt: skip
-
-_STYLE = """
-text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: #22262b; }
-.bg { fill: #ffffff; } .dim { fill: #6a727c; } .small { font-size: 11px; }
-.title { font-size: 15px; font-weight: 600; } .end { text-anchor: end; }
-.mid { text-anchor: middle; }
-.grid { stroke: #d8dde3; } .row { fill: #f1f3f6; } .load { fill: #9aa4b0; fill-opacity: .55; }
-.on { fill: #ffffff; font-size: 11px; pointer-events: none; }
-.stay { fill-opacity: .22; } .wait { fill-opacity: .22; stroke-dasharray: 3 2; }
-.over { pointer-events: none; } .mark { stroke: #ffffff; stroke-width: .6; }
-.s { stroke: #6a727c; stroke-width: .6; }
-@media (prefers-color-scheme: dark) {
-text { fill: #e4e7eb; } .bg { fill: #17191d; } .dim { fill: #98a1ac; }
-.grid { stroke: #353a42; } .row { fill: #20242a; } .load { fill: #7b8591; }
-.mark { stroke: #17191d; } .on { fill: #ffffff; }
-}
-"""
-_PATTERNS = """<defs>
-<pattern id="prefill" width="6" height="6" patternUnits="userSpaceOnUse" \
-patternTransform="rotate(45)"><rect width="2.6" height="6" fill="#ffffff" fill-opacity=".6"/>\
-</pattern>
-<pattern id="reread" width="5" height="5" patternUnits="userSpaceOnUse">\
-<circle cx="2.5" cy="2.5" r="1.4" fill="#ffffff" fill-opacity=".75"/></pattern>
-</defs>"""
 
 Agent = tuple[int, str]
 
@@ -97,14 +69,15 @@ def svg(trace: dict[str, Any]) -> str:
     bottom = top + LOAD_ROW + ROW_GAP + n_slots * (ROW + ROW_GAP)
     parts += _axis(scale, top, bottom)
     parts += _load(scale, loads, top)
-    colours = {agent: _colour(index) for index, agent in enumerate(agents)}
+    colours = {agent: drawing.colour(index) for index, agent in enumerate(agents)}
     for slot in range(n_slots):
         at = top + LOAD_ROW + ROW_GAP + slot * (ROW + ROW_GAP)
         parts += _row(scale, slot, [bar for bar in bars if bar.slot == slot], at, colours)
     height = bottom + 30
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" '
-        f'width="{WIDTH:.0f}" height="{height:.0f}">\n<style>{_STYLE}</style>\n{_PATTERNS}\n'
+        f'width="{WIDTH:.0f}" height="{height:.0f}">\n'
+        f"<style>{drawing.STYLE}</style>\n{drawing.PATTERNS}\n"
         f'<rect class="bg" width="{WIDTH:.0f}" height="{height:.0f}"/>\n'
     )
     return head + "\n".join(parts) + "\n</svg>\n"
@@ -125,25 +98,6 @@ def _bar(event: dict[str, Any], began_us: int) -> _Bar:
     )
 
 
-def _colour(index: int) -> str:
-    if index < len(PALETTE):
-        return PALETTE[index]
-    return f"hsl({index * 137.5 % 360:.0f}, 45%, {46 + 8 * (index // 10 % 2)}%)"
-
-
-def _text(x: float, y: float, text: str, style: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{style}">{escape(one_line(text))}</text>'
-
-
-Box = tuple[float, float, float, float]
-"""x, y, width, height."""
-
-
-def _rect(box: Box, rest: str) -> str:
-    x, y, width, height = box
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.2f}" height="{height:.1f}" {rest}'
-
-
 # ---------------------------------------------------------------- above the rows
 
 
@@ -161,8 +115,8 @@ def _head(
         about += f"; the oldest {other['n_dropped']} spans were too many to show"
     parts = [
         f"<title>aiosd, {escape(about)}</title>",
-        _text(LEFT, 24, "aiosd", "title"),
-        _text(LEFT + 52, 24, about, "dim"),
+        drawing.text(LEFT, 24, "aiosd", "title"),
+        drawing.text(LEFT + 52, 24, about, "dim"),
     ]
     x, y = LEFT, 46.0
     for index, agent in enumerate(agents):
@@ -172,14 +126,14 @@ def _head(
         width = 30 + 7.0 * (len(label) + len(figures))
         if x + width > WIDTH - RIGHT and x > LEFT:
             x, y = LEFT, y + 18
-        parts.append(_rect((x, y - 9, 11, 11), f'rx="2" fill="{_colour(index)}"/>'))
+        parts.append(drawing.rect((x, y - 9, 11, 11), f'rx="2" fill="{drawing.colour(index)}"/>'))
         parts.append(
             f'<text x="{x + 16:.1f}" y="{y:.1f}">{escape(label)} '
             f'<tspan class="dim small">{figures}</tspan></text>'
         )
         x += width
     if not agents:
-        parts.append(_text(x, y, "nothing of yours ran in this time", "dim"))
+        parts.append(drawing.text(x, y, "nothing of yours ran in this time", "dim"))
     y += 20
     return parts + _kinds(y), y + 14
 
@@ -204,12 +158,12 @@ def _kinds(y: float) -> list[str]:
     parts: list[str] = []
     x, colour = LEFT, "#5f7f95"
     for kind, words in _KINDS:
-        parts += _filled(kind, (x, y - 9, 20, 11), colour, "")
-        parts.append(_text(x + 26, y, words, "small dim"))
+        parts += drawing.filled(kind, (x, y - 9, 20, 11), colour, "")
+        parts.append(drawing.text(x + 26, y, words, "small dim"))
         x += 46 + 6.4 * len(words)
     for kind, mark in MARKS.items():
         parts.append(f'<text x="{x:.1f}" y="{y:.1f}" style="fill:{colour}">{mark}</text>')
-        parts.append(_text(x + 14, y, kind, "small dim"))
+        parts.append(drawing.text(x + 14, y, kind, "small dim"))
         x += 36 + 6.4 * len(kind)
     return parts
 
@@ -222,7 +176,7 @@ def _axis(scale: _Scale, top: float, bottom: float) -> list[str]:
         x = scale.x(at_us)
         parts.append(f'<path class="grid" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>')
         words = f"{at_us / 1000:g} ms" if step_us < 1e6 else f"{at_us / 1e6:g} s"
-        parts.append(_text(x, bottom + 16, words if at_us else "0", "small dim mid"))
+        parts.append(drawing.text(x, bottom + 16, words if at_us else "0", "small dim mid"))
         at_us += step_us
     return parts
 
@@ -238,7 +192,7 @@ def _tick_us(range_us: float) -> float:
 
 
 def _load(scale: _Scale, loads: Sequence[tuple[float, float]], top: float) -> list[str]:
-    parts = [_text(LEFT - 8, top + 17, "lanes", "end dim small")]
+    parts = [drawing.text(LEFT - 8, top + 17, "lanes", "end dim small")]
     most = max((lanes for _, lanes in loads), default=0.0)
     if not most:
         return parts
@@ -252,7 +206,7 @@ def _load(scale: _Scale, loads: Sequence[tuple[float, float]], top: float) -> li
     parts.append(
         f'<path class="load" d="{"".join(steps)}V{base:.1f}Z"><title>{words}</title></path>'
     )
-    parts.append(_text(WIDTH - RIGHT + 6, top + 10, f"{full:g}", "small dim"))
+    parts.append(drawing.text(WIDTH - RIGHT + 6, top + 10, f"{full:g}", "small dim"))
     return parts
 
 
@@ -263,8 +217,8 @@ def _row(
     scale: _Scale, slot: int, bars: Sequence[_Bar], y: float, colours: dict[Agent, str]
 ) -> list[str]:
     parts = [
-        _rect((LEFT, y, WIDTH - LEFT - RIGHT, ROW), 'class="row"/>'),
-        _text(LEFT - 8, y + ROW / 2 + 4, f"slot {slot}", "end"),
+        drawing.rect((LEFT, y, WIDTH - LEFT - RIGHT, ROW), 'class="row"/>'),
+        drawing.text(LEFT - 8, y + ROW / 2 + 4, f"slot {slot}", "end"),
     ]
     stays = [bar for bar in bars if bar.kind == "stay"]
     for bar in stays:
@@ -278,7 +232,7 @@ def _row(
         parts.append(_mark(scale, bar, y, colours[bar.agent]))
     busy_us = sum(bar.ended_us - max(0.0, bar.began_us) for bar in on_lane if bar.kind != "wait")
     share = f"{min(1.0, busy_us / scale.range_us):.0%}"
-    return [*parts, _text(WIDTH - RIGHT + 6, y + ROW / 2 + 4, share, "small dim")]
+    return [*parts, drawing.text(WIDTH - RIGHT + 6, y + ROW / 2 + 4, share, "small dim")]
 
 
 def _named(scale: _Scale, stay: _Bar, on_lane: Iterable[_Bar], y: float) -> list[str]:
@@ -288,7 +242,7 @@ def _named(scale: _Scale, stay: _Bar, on_lane: Iterable[_Bar], y: float) -> list
         x = scale.x(bar.began_us)
         width = scale.x(bar.ended_us) - x
         if is_within and bar.kind == "decode" and width > 12 + 6.6 * len(bar.agent[1]):
-            return [_text(x + 6, y + ROW / 2 + 4, bar.agent[1], "on")]
+            return [drawing.text(x + 6, y + ROW / 2 + 4, bar.agent[1], "on")]
     return []
 
 
@@ -316,18 +270,7 @@ def _merged(scale: _Scale, bars: Iterable[_Bar]) -> list[_Bar]:
 def _drawn(scale: _Scale, bar: _Bar, y: float, colour: str) -> list[str]:
     x = scale.x(bar.began_us)
     width = max(HAIR, scale.x(bar.ended_us) - x)
-    return _filled(bar.kind, (x, y, width, ROW), colour, _tip(bar))
-
-
-def _filled(kind: str, box: Box, colour: str, tip: str) -> list[str]:
-    style = f'class="{kind}" fill="{colour}"'
-    if kind == "wait":
-        style += f' stroke="{colour}"'
-    title = f"><title>{escape(tip)}</title></rect>" if tip else "/>"
-    parts = [_rect(box, style + title)]
-    if kind in ("prefill", "reread"):
-        parts.append(_rect(box, f'class="over" fill="url(#{kind})"/>'))
-    return parts
+    return drawing.filled(bar.kind, (x, y, width, ROW), colour, _tip(bar))
 
 
 def _mark(scale: _Scale, bar: _Bar, y: float, colour: str) -> str:
@@ -341,7 +284,9 @@ def _mark(scale: _Scale, bar: _Bar, y: float, colour: str) -> str:
         case _:
             shape = f"M{x:.1f} {y + ROW / 2 - 4:.1f}l4 4l-4 4l-4 -4z"
     width = scale.x(bar.ended_us) - x
-    took = _rect((x, y, max(HAIR, width), ROW), f'class="s" fill="{colour}" fill-opacity=".5"/>')
+    took = drawing.rect(
+        (x, y, max(HAIR, width), ROW), f'class="s" fill="{colour}" fill-opacity=".5"/>'
+    )
     tip = f"<title>{escape(_tip(bar))}</title>"
     return f'<g>{tip}{took}<path class="mark" d="{shape}" fill="{colour}"/></g>'
 

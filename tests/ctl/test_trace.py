@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from aiosctl import picture
+from aiosctl import drawing, picture
 from tests.ctl.conftest import Ctl
 from tests.ctl.peer import TRACE, Peer
 
@@ -79,8 +79,8 @@ def test_prefill_decode_and_park_look_different() -> None:
     svg = picture.svg(TRACE)
     rects = list(parsed(svg).iter(f"{SVG}rect"))
     fills = [(rect.get("class"), rect.get("fill")) for rect in rects if rect.get("class")]
-    assert ("decode", picture.PALETTE[0]) in fills
-    assert ("prefill", picture.PALETTE[1]) in fills
+    assert ("decode", drawing.PALETTE[0]) in fills
+    assert ("prefill", drawing.PALETTE[1]) in fills
     assert ("over", "url(#prefill)") in fills
     paths = [path.get("class") for path in parsed(svg).iter(f"{SVG}path")]
     assert paths.count("mark") == 1
