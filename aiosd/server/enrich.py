@@ -38,9 +38,15 @@ SUMMARY_CHARS = 200
 N_LINKS = 3
 MAX_TAGS = 32  # of a note, the person's first
 
-SYSTEM = (
-    "You file notes. For a note you give keywords (its most telling words), a context (one "
-    "sentence: what it is about) and tags (broad topics). Answer in JSON."
+EXAMPLE = {
+    "keywords": ["backup", "NAS", "disk full"],
+    "context": "A nightly backup failed for lack of space.",
+    "tags": ["operations", "storage"],
+}
+MESSAGES = (  # a small model follows an example where it would copy an instruction's words
+    {"role": "system", "content": "You file notes: keywords, context, tags, as JSON."},
+    {"role": "user", "content": "The nightly backup to the NAS failed: its disk was full."},
+    {"role": "assistant", "content": json.dumps(EXAMPLE)},
 )
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -169,10 +175,7 @@ class Enricher:
         d, agent = self._d, note.agent
         d.driver.admission.check(agent)
         content = note.content[: d.model.info.slot_tokens]  # a token has a letter at least
-        messages = [
-            {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": content},
-        ]
+        messages = [*MESSAGES, {"role": "user", "content": content}]
         p = TABLE["llm.generate"].validate(
             {
                 "messages": messages,
