@@ -12,6 +12,7 @@ from benchmarks import (
     agents,
     decode,
     interference,
+    memory,
     restart,
     rr_overhead,
     scale,
@@ -56,6 +57,7 @@ BENCHMARKS: dict[str, Named] = {
     "decode": Named("Decode throughput beside llama.cpp's own llama-batched-bench", decode),
     "rr_overhead": Named("Round robin beside FIFO", rr_overhead),
     "syscalls": Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
+    "memory": Named("Memory: the block of RAM, vectors, and many agents' notes", memory),
     "restart": Named("After a restart", restart),
 }
 

@@ -128,7 +128,7 @@ class EmbeddingThread:
     def _tokenize(self, request: _Request) -> tuple[array[int], bool]:
         try:
             return self._context.tokenize(request.texts[request.n_begun])
-        except EngineError:
+        except Exception:  # whatever it is: without tokens its vector is zero, and others go on
             return array("i"), True
 
     def _embed(self, batch: list[tuple[_Request, array[int]]]) -> None:

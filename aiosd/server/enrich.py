@@ -138,6 +138,9 @@ class Enricher:
             except SyscallError as error:
                 log.info("enrichment_waits", agent=agent.name, uid=agent.uid, reason=error.message)
                 put_off.add(agent)
+            except Exception:  # a bug here is no reason to end the daemon
+                log.exception("enrichment_bug", memory=id_, uid=agent.uid)
+                put_off.add(agent)
 
     async def _enrich(self, agent: AgentId, id_: str) -> None:
         note = await self._d.database.read(lambda t: saved_notes.load(t, agent, id_))

@@ -8,6 +8,7 @@ Rule 3: who may do what to whose notes is decided before; here an agent is the o
 
 from __future__ import annotations
 
+import datetime
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -82,7 +83,7 @@ class Memory:
     ) -> Note:
         """TooLarge, QuotaExceeded: nothing is kept."""
         note = Note(
-            id=new_id(now_ms),
+            id=new_id(),
             agent=agent,
             content=content,
             tags=tuple(dict.fromkeys(tags)),
@@ -318,6 +319,7 @@ class Memory:
         return replace(note, used_ms=max(note.used_ms, self._used_ms.get(note.id, 0)))
 
 
-def new_id(now_ms: int) -> str:
-    """Sorts by time; tells nothing of how many notes there are."""
-    return f"m{now_ms:012x}{secrets.token_hex(4)}"
+def new_id() -> str:
+    """Sorts by time, to the microsecond; tells nothing of how many notes there are."""
+    now_us = int(datetime.datetime.now(datetime.UTC).timestamp() * 1_000_000)
+    return f"m{now_us:014x}{secrets.token_hex(4)}"

@@ -364,6 +364,8 @@ class Search:
                     continue
             except SyscallError as error:  # a full disk, a shutdown: again when something happens
                 log.warning("embedding_waits", reason=error.message)
+            except Exception:  # a bug here is no reason to end the daemon
+                log.exception("embedding_bug")
             await self._wake.wait()
 
     async def _embed(self, batch: list[tuple[int, str]]) -> None:

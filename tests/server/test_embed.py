@@ -11,7 +11,9 @@ import pytest
 
 from aios_sdk import Client
 from aios_sdk.errors import NotFound, Unavailable
+from aiosd import config, models
 from aiosd.engine.fake_embedding import FakeEmbedding
+from aiosd.server import embedder
 from aiosd.server.daemon import Daemon
 from aiosd.server.embedder import ModelEmbedder
 from tests.server.harness import served
@@ -19,9 +21,9 @@ from tests.server.harness import served
 
 @contextlib.contextmanager
 def asking(tmp_path: Path, model: FakeEmbedding | None) -> Iterator[tuple[Daemon, Client]]:
-    embedder = None if model is None else ModelEmbedder(model)
+    made = None if model is None else ModelEmbedder(model)
     with (
-        served(tmp_path, embedder=embedder) as daemon,
+        served(tmp_path, embedder=made) as daemon,
         Client(daemon.config.socket, agent="ada") as client,
     ):
         yield daemon, client
@@ -102,3 +104,16 @@ def test_another_embedder_makes_the_vectors_anew(tmp_path: Path, model: FakeEmbe
         found = client.memory.search("tea", mode="vectors")
         assert [hit["memory"] for hit in found["results"]] == [id_]
         assert client.memory.stats().get("embedder") == "another"
+
+
+def test_which_embedder_is_loaded_is_in_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "packaged_dir", lambda: tmp_path)
+    here = {"models_dir": str(tmp_path)}
+    assert embedder.load(config.load(None, {**here, "embedder": "none"})) is None
+    assert embedder.load(config.load(None, here)) is None  # the default isn't prepared: words only
+    with pytest.raises(models.ModelError, match="no model 'other'"):
+        embedder.load(config.load(None, {**here, "embedder": "other"}))
+    with pytest.raises(models.ModelError, match="does not exist"):
+        embedder.load(config.load(None, {**here, "embedder": str(tmp_path / "no.gguf")}))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aios_sdk import Client
+from aios_sdk import AsyncClient, Client
 from aios_sdk.errors import Denied, InvalidParams, NotFound, QuotaExceeded, TooLarge
 from aiosd import config
 from aiosd.kernel.model import AgentId
@@ -212,3 +212,21 @@ def test_without_an_embedder_a_search_says_that_words_were_used(tmp_path: Path) 
 def test_limits_of_notes_come_from_the_config(tmp_path: Path) -> None:
     settings = dataclasses.replace(config.load(None, {}), memory_k=3)
     assert (settings.memory_k, settings.memory_hot) == (3, 4 * 2**20)
+
+
+def test_the_asyncio_client_says_the_same(tmp_path: Path) -> None:
+    async def main(socket: str) -> None:
+        async with AsyncClient(socket, agent="ada") as client:
+            memory = client.memory
+            ids = [await memory.add(f"tea {n}", tags=["x"], metadata={"n": n}) for n in range(3)]
+            assert (await memory.get(ids[1]))["metadata"] == {"n": 1}
+            await memory.update(ids[1], content="coffee")
+            await memory.delete(ids[2])
+            assert [note["content"] async for note in memory.list()] == ["tea 0", "coffee"]
+            assert len((await memory.page(limit=1))["notes"]) == 1
+            found = await memory.search("coffee", tags=["x"], mode="words")
+            assert [hit["memory"] for hit in found["results"]] == [ids[1]]
+            assert (await memory.stats())["notes"] == 2
+
+    with served(tmp_path) as daemon:
+        asyncio.run(main(daemon.config.socket))
