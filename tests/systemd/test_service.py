@@ -215,6 +215,25 @@ def test_it_serves_without_the_socket_unit_on_a_socket_of_its_own(lab: Lab) -> N
     assert not lab.path(SOCKET).exists()
 
 
+def test_a_user_without_rights_has_units_of_their_own(lab: Lab) -> None:
+    uid = lab.must("id", "-u", "bob").strip()
+    manager = f"user@{uid}.service"
+    lab.do("systemctl", "start", manager)
+    if lab.show("ActiveState", manager) != "active":
+        pytest.skip("this machine's systemd starts no user manager (it needs libpam-systemd)")
+    runtime = f"/run/user/{uid}"
+
+    def as_bob(*command: str) -> subprocess.CompletedProcess[str]:
+        return lab.as_user("bob", "env", f"XDG_RUNTIME_DIR={runtime}", *command)
+
+    started = as_bob("systemctl", "--user", "start", "aiosd.socket")
+    assert started.returncode == 0, started.stderr
+    assert lab.must("stat", "-c", "%U %a", f"{runtime}/aiosd/aiosd.sock") == "bob 600\n"
+    said = as_bob("aiosctl", "run", "--max-tokens", "4", "Say something.")
+    assert said.returncode == 0, said.stderr
+    lab.must("systemctl", "stop", manager)
+
+
 def test_it_starts_with_all_the_drop_ins(lab: Lab) -> None:
     place = lab.path("/etc/systemd/system/aiosd.service.d")
     shutil.copytree(lab.path("/usr/local/share/aiosd/dropins"), place)
