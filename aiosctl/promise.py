@@ -169,9 +169,10 @@ class Trial:
             self._compare(answer, reply["tokens"], "in the crowd")
         for other in others:
             n_parks += other.result()["usage"]["parks"]
-        parks = f"{n_parks} parks" if n_parks else "none parked"
+        if not n_parks:
+            self._report.missing.append("parking (there are slots enough for all)")
         self._report.done.append(
-            f"among {n_others + len(answers) - 1} others ({n_slices} slices, {parks})"
+            f"among {n_others + len(answers) - 1} others ({n_slices} slices, {n_parks} parks)"
         )
 
     def _file(self, answer: Answer) -> None:

@@ -93,6 +93,7 @@ def measure(n_agents: int) -> Run:
         "threads": n_cores(),
         "snapshot-ram": 0,
         "snapshot-files": 0,
+        "prefix-ram": 0,
     }
     with (
         PrivateDaemon(flags) as daemon,

@@ -34,7 +34,6 @@ def test_the_promise_holds_on_the_default_model_and_nothing_is_left_behind(start
     for part in ("parks", "resumed from a file", "forked", "scheduling changes no answer here"):
         assert part in found["words"]
     assert "not checked" not in found["words"]
-    assert "none parked" not in found["words"]
     assert ctl(daemon, "policy").stdout == before
     assert json.loads(ctl(daemon, "context", "ls", "--all").stdout) == {"contexts": []}
     assert json.loads(ctl(daemon, "job", "ls", "--all").stdout) == {"jobs": []}

@@ -62,6 +62,7 @@ class Machine:
         self._by_job: dict[JobId, Conversation] = {}
         self._open: set[JobId] = set()
         self._said: dict[JobId, Answer] = {}
+        self._outputs: dict[JobId, array[int]] = {}
 
     # ------------------------------------------------------------ what may happen
 
@@ -73,8 +74,13 @@ class Machine:
         )
         return self.conversations[-1]
 
-    def submit(self, conversation: Conversation, priority: Priority = Priority.NORMAL) -> None:
-        """Its next turn, if it has one and isn't busy."""
+    def submit(
+        self,
+        conversation: Conversation,
+        priority: Priority = Priority.NORMAL,
+        output: array[int] | None = None,
+    ) -> None:
+        """Its next turn, if it has one and isn't busy; output: what it said before a restart."""
         turn = conversation.next_turn
         if turn is None or conversation.job is not None:
             return
@@ -82,7 +88,9 @@ class Machine:
         job = JobId(f"j{self._n_jobs}")
         conversation.job = job
         self._by_job[job] = conversation
-        self._said[job] = Answer()
+        n_before = 0 if output is None else len(output)
+        self._said[job] = Answer(n_output=n_before, n_before=n_before)
+        self._outputs[job] = array("i") if output is None else output
         agent = AgentId(turn.uid, f"agent-{conversation.context}")
         self.happens(ev.Submitted(job, conversation.context, agent, priority))
 
@@ -114,6 +122,20 @@ class Machine:
             self._lanes, self._is_interrupted = (), False
             self.happens(ev.RunDone(reports))
         return True
+
+    def restart(self, engine: Engine, kernel: Kernel) -> None:
+        """As after kill -9: snapshot files are there, and jobs go on from what was noted of their
+        output, which is less than what they gave."""
+        self.engine, self.kernel = engine, kernel
+        self._actions.clear()
+        self._lanes, self._is_interrupted = (), False
+        self._by_job.clear()
+        self._open.clear()
+        for conversation in self.conversations:
+            if conversation.job is not None:
+                given = self._said[conversation.job].tokens
+                conversation.job = None
+                self.submit(conversation, output=given[: len(given) * 2 // 3])
 
     def finish(self) -> None:
         """Nothing disturbs any more: everyone comes to the end of all turns."""
@@ -171,7 +193,9 @@ class Machine:
             conversation = self._by_job[job]
             turn = conversation.next_turn
             assert turn is not None
-            self.engine.open(turn.spec(job, conversation.context, conversation.log))
+            self.engine.open(
+                turn.spec(job, conversation.context, conversation.log, self._outputs[job])
+            )
 
     def _finished(self, job: JobId, outcome: Outcome) -> None:
         conversation = self._by_job.pop(job)

@@ -1,5 +1,5 @@
-"""Promise 1 with the kernel that serves: whatever arrives, is cancelled, paused, forked, lost or
-set anew, in whatever order, each answer is what it is alone.
+"""Promise 1 with the kernel that serves: whatever arrives, is cancelled, paused, forked, lost,
+restarted or set anew, in whatever order, each answer is what it is alone.
 
 hypothesis writes the schedules; engine and kernel are the daemon's own, in one loop (machine.py).
 AIOSD_EXACTNESS_EXAMPLES asks for more of them on the real model, and for new ones every time.
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from aiosd import models
 from aiosd.engine.base import Model, Sampling
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
+from aiosd.engine.snapshot_files import SnapshotFiles
 from aiosd.kernel import events as ev
 from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import ContextId, JobState, Outcome, Priority, SlotId
@@ -33,6 +35,7 @@ MORE = os.environ.get("AIOSD_EXACTNESS_EXAMPLES")
 N_EXAMPLES = int(MORE or "8")  # on the real model: half a minute, if nothing else runs
 N_SLOTS = 4
 SLOT_TOKENS = 512
+FILE_BYTES = 32 * 2**20
 PREAMBLE = "You are one of the agents of a newsroom, and you answer in one line. " * 2
 QUESTIONS = ("What is rain?", "Name a fox.", "Two maps, then.", "Where does salt come from, say?")
 ALIVE = (JobState.READY, JobState.RUNNING, JobState.STALLED, JobState.PAUSED)
@@ -48,6 +51,8 @@ class Setting:
     quantum_tokens: int
     prefill_tokens: int
     snapshot_ram_bytes: int
+    prefix_ram_bytes: int
+    step_ms: int
     is_joint_batch: bool
 
 
@@ -61,6 +66,8 @@ def some_settings(draw: st.DrawFn, rams: tuple[int, ...]) -> Setting:
         draw(st.sampled_from((1, 3, 16))),
         draw(st.sampled_from((5, 32, 256))),
         draw(st.sampled_from(rams)),
+        draw(st.sampled_from(rams)),
+        draw(st.sampled_from((0, 2, 60))),
         draw(st.booleans()),
     )
 
@@ -81,6 +88,7 @@ ACTS = st.one_of(
     st.tuples(st.just("empty"), st.integers(0, N_SLOTS - 1)),
     st.tuples(st.just("store"), PLACES),
     st.tuples(st.just("threads"), st.integers(1, 2)),
+    st.tuples(st.just("restart"), st.booleans()),
     st.tuples(
         st.just("policy"), st.sampled_from(sorted(POLICIES)), st.sampled_from((1, 2, 8)), PLACES
     ),
@@ -108,13 +116,17 @@ def turns_of(model: Model, number: int, max_tokens: int) -> list[Turn]:
     return turns
 
 
-def play(machine: Machine, schedule: list[tuple[Any, ...]], model: Model) -> None:
+Start = Callable[[], tuple[Engine, Kernel]]
+"""A daemon's two halves, as they are when it starts."""
+
+
+def play(machine: Machine, schedule: list[tuple[Any, ...]], start: Start) -> None:
     for act in schedule:
-        perform(machine, act, model)
+        perform(machine, act, start)
     machine.finish()
 
 
-def perform(machine: Machine, act: tuple[Any, ...], model: Model) -> None:
+def perform(machine: Machine, act: tuple[Any, ...], start: Start) -> None:
     conversations, jobs = machine.conversations, machine.jobs_in(*ALIVE)
 
     def chosen(things: list[Any]) -> Any:
@@ -136,7 +148,7 @@ def perform(machine: Machine, act: tuple[Any, ...], model: Model) -> None:
             if answered:
                 source = chosen(answered)
                 log = source.log[: len(source.log) * quarters // 4]
-                fork = machine.converse([turns_of(model, 1, 4)[1]], log)
+                fork = machine.converse([turns_of(machine.engine.model, 1, 4)[1]], log)
                 machine.submit(fork)
         case ("lose", _):
             machine.engine.forget(chosen(conversations).context)
@@ -144,7 +156,11 @@ def perform(machine: Machine, act: tuple[Any, ...], model: Model) -> None:
             machine.engine.clear(SlotId(slot))
         case ("store", _):
             context = chosen(conversations).context
-            machine.engine.store(context, machine.kernel.slot_of(context), "ram")
+            machine.engine.store(context, machine.kernel.slot_of(context), "file")
+        case ("restart", bool() as is_orderly):
+            if is_orderly:
+                machine.engine.flush_to_files(10.0)
+            machine.restart(*start())
         case ("cancel", _) if jobs:
             machine.happens(ev.Cancelled(chosen(jobs), Outcome.CANCELLED))
         case ("pause", _) if jobs:
@@ -181,23 +197,34 @@ def check(
     n_conversations: int,
     max_tokens: int,
 ) -> None:
-    for slot in range(model.info.n_slots):
-        model.truncate(SlotId(slot), 0)
-    engine = Engine(
-        model,
-        snapshot_ram_bytes=setting.snapshot_ram_bytes,
-        prefill_tokens=setting.prefill_tokens,
-        is_joint_batch=setting.is_joint_batch,
-    )
-    kernel = Kernel(setting.n_slots, setting.n_lanes, setting.policy, setting.quantum_tokens)
-    machine = Machine(engine, kernel)
-    for number in range(n_conversations):
-        machine.converse(turns_of(model, number, max_tokens))
-    play(machine, schedule, model)
+    with TemporaryDirectory() as place:
+
+        def start() -> tuple[Engine, Kernel]:
+            for slot in range(model.info.n_slots):
+                model.truncate(SlotId(slot), 0)
+            fingerprint = model.info.fingerprint
+            engine = Engine(
+                model,
+                snapshot_ram_bytes=setting.snapshot_ram_bytes,
+                snapshot_files=SnapshotFiles(
+                    Path(place) / "files", FILE_BYTES, fingerprint, keep_free_bytes=0
+                ),
+                prefix_ram_bytes=setting.prefix_ram_bytes,
+                prefill_tokens=setting.prefill_tokens,
+                step_ms=setting.step_ms,
+                is_joint_batch=setting.is_joint_batch,
+            )
+            n_slots, n_lanes = setting.n_slots, setting.n_lanes
+            return engine, Kernel(n_slots, n_lanes, setting.policy, setting.quantum_tokens)
+
+        machine = Machine(*start())
+        for number in range(n_conversations):
+            machine.converse(turns_of(model, number, max_tokens))
+        play(machine, schedule, start)
     for conversation in machine.conversations:
         assert len(conversation.answers) == len(conversation.turns)
         for (log, turn), answer in zip(conversation.asked, conversation.answers, strict=True):
-            assert seen(answer) == seen(expected(log, turn)), conversation.context
+            assert seen(answer) == seen(expected(log, turn), answer.n_before), conversation.context
 
 
 @settings(max_examples=120, deadline=None)
