@@ -71,9 +71,14 @@ def memory(status: Mapping[str, Any], available_bytes: int, cgroup_bytes: int | 
     """Whether what the daemon may still take is there."""
     snapshots = status["cores"][0]["snapshots"]
     rss = int(status["rss_bytes"])
-    growth = max(0, int(snapshots.get("ram_limit_bytes", 0)) - int(snapshots["ram_bytes"]))
+    growth = sum(
+        max(
+            0, int(snapshots.get(f"{kind}_limit_bytes", 0)) - int(snapshots.get(f"{kind}_bytes", 0))
+        )
+        for kind in ("ram", "prefix")
+    )
     found = (
-        f"the daemon has {size(rss)}; parked contexts may take {size(growth)} more, "
+        f"the daemon has {size(rss)}; parked contexts and prefixes may take {size(growth)} more, "
         f"{size(available_bytes)} are available"
     )
     advice = "lower --snapshot-ram (or --slots, --slot-tokens)"

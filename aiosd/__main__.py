@@ -135,8 +135,8 @@ def _bytes(text: str) -> int:
 _FLAGS = (
     "socket", "state_dir", "models_dir", "model", "embedder", "slots",
     "slot_tokens", "policy", "quantum",
-    "lanes", "prefill_tokens", "threads", "kv", "snapshot_ram",
-    "snapshot_files", "memory_hot", "memory_ram", "memory_k", "search_ram",
+    "lanes", "prefill_tokens", "step_ms", "threads", "kv", "snapshot_ram",
+    "prefix_ram", "snapshot_files", "memory_hot", "memory_ram", "memory_k", "search_ram",
     "log_level", "log_format",
 )  # fmt: skip
 
