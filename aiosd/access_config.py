@@ -128,6 +128,13 @@ class Access:
         high=10**6,
         reloads=True,
     )
+    grants_per_uid: int = key(
+        16384,
+        "Grants of all agents of one uid; past it `quota_exceeded`.",
+        low=0,
+        high=10**7,
+        reloads=True,
+    )
     rules_per_uid: int = key(
         1024,
         "Rights set and approvals remembered for one uid's agents; past it `quota_exceeded`.",
@@ -180,6 +187,7 @@ class Access:
             groups_per_uid=self.groups_per_uid,
             members_per_group=self.members_per_group,
             grants_per_agent=self.grants_per_agent,
+            grants_per_uid=self.grants_per_uid,
             rules_per_uid=self.rules_per_uid,
         )
 

@@ -22,7 +22,8 @@ Act = Literal["see", "read", "write", "delete", "replace", "use", "steer", "admi
 """see: know that it is there, and its figures · steer: cancel, pause, kill · use: a tool ·
 admin: change limits and rights."""
 ACTS: Final = ("see", "read", "write", "delete", "replace", "use", "steer", "admin")
-ASKABLE: Final = ("read", "write", "delete", "replace", "use", "steer", "admin")
+ASKABLE: Final = ("read", "write", "delete", "replace", "use", "admin")
+"""What a person can be asked about: the others are answered at once."""
 
 Mode = Literal["none", "read", "write"]
 _ALLOWED_BY: Final[Mapping[Mode, tuple[Act, ...]]] = {

@@ -53,6 +53,7 @@ class Settings:
     groups_per_uid: int = 256
     members_per_group: int = 1024
     grants_per_agent: int = 1024
+    grants_per_uid: int = 16384
     rules_per_uid: int = 1024
 
 
@@ -254,6 +255,10 @@ class Privileges:
             grants = self._live(grant.owner)
             limit = self._settings.grants_per_agent
             _check_room(f"agent {grant.owner.name}", "grants", len(grants) + 1, limit)
+            uid = grant.owner.uid  # its agents may have as many names as they like
+            of_uid = sum(len(g) for owner, g in self.rules.grants.items() if owner.uid == uid)
+            limit = self._settings.grants_per_uid
+            _check_room(f"uid {uid}", "grants", of_uid + 1, limit)
 
             def work(t: Transaction) -> None:
                 saved_access.add_grant(t, grant)

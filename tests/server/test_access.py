@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.server.harness import RawPeer, served
 
 PLAIN = Access(agents={"*": AgentRights(without=("admin",)), "root": AgentRights(rights=())})
 """Nobody is admin, as it is for the users of a system's daemon."""
+WITHOUT_LLM = AgentRights(without=("admin", "llm"))
 ASKING = Access(confirm=(ConfirmRule(kinds=("context",), acts=("delete",), own=True),))
 
 
@@ -405,3 +407,48 @@ def test_the_asyncio_client_says_the_same(tmp_path: Path) -> None:
 
     with served(tmp_path) as daemon:
         asyncio.run(main(daemon.config.socket))
+
+
+def test_the_access_table_is_put_into_force_by_a_reload(tmp_path: Path) -> None:
+    with served(tmp_path) as daemon, Client(daemon.config.socket, agent="bob") as bob:
+        bob.tokenize("x")
+        lean = dataclasses.replace(daemon.config, access=Access(agents={"bob": WITHOUT_LLM}))
+
+        async def reload() -> None:
+            await daemon.reload(lambda: lean)
+
+        asyncio.run_coroutine_threadsafe(reload(), daemon.loop).result(20)
+        with pytest.raises(Denied):
+            bob.tokenize("x")
+
+
+def test_a_change_of_policy_may_have_to_be_confirmed(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("daemon", "access"), acts=("admin",))
+    with agents(tmp_path, Access(confirm=(rule,)), "aiosctl") as (person,):
+        assert person.call("sys.policy")["quantum_tokens"] == 16
+        with RawPeer(str(tmp_path / "s.sock"), "ada") as ada:
+            request = waiting(ada, "sys.policy", quantum_tokens=3)
+            assert person.call("sys.policy")["quantum_tokens"] == 16
+            person.access.approve(request)
+            assert answered(ada)["quantum_tokens"] == 3
+            person.access.deny(waiting(ada, "access.rights", agent="bob", add=["spawn"]))
+            assert answered(ada) == "denied"
+
+
+def test_reading_may_have_to_be_confirmed_also_from_above(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("storage",), acts=("read", "delete"), name="secrets/*", own=True)
+    with (
+        agents(tmp_path, Access(confirm=(rule,)), "aiosctl") as (person,),
+        RawPeer(str(tmp_path / "s.sock"), "ada") as ada,
+    ):
+        for path in ("secrets/a.txt", "plain.txt"):
+            assert ada.ask("storage.write", path=path, data=b"x").error is None
+        assert ada.ask("storage.read", path="plain.txt").error is None
+        for method, params in (
+            ("storage.read", {"path": "secrets/a.txt"}),
+            ("storage.list", {"path": "secrets"}),
+            ("storage.search", {"query": "x"}),
+            ("storage.delete", {"path": "secrets", "recursive": True}),
+        ):
+            person.access.deny(waiting(ada, method, **params))
+            assert answered(ada) == "denied"

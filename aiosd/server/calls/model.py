@@ -12,6 +12,7 @@ from aios_sdk.errors import (
 )
 from aiosd import models
 from aiosd.server.calls.base import Result
+from aiosd.services.access import Target
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -38,6 +39,9 @@ class ModelFiles:
             loaded.append(self._d.embedder.model.path)
         if models_dir / f"{name}.gguf" in loaded:
             raise Busy(f"model {name!r} is loaded")
+        if not await self._d.in_worker((models_dir / f"{name}.gguf").is_file):
+            raise NotFound(f"no model {name!r} in {models_dir}", model=name)
+        await self._d.access.admit(call, "delete", Target("model", None, name))
         try:
             await self._d.in_worker(lambda: models.remove(name, models_dir))
         except models.ModelError as error:

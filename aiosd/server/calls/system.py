@@ -223,12 +223,12 @@ class System:
         n_bytes = await self._d.in_worker(lambda: path.stat().st_size)
         return {"path": str(path), "bytes": n_bytes}
 
-    def sys_policy(self, call: Call) -> Result:
+    async def sys_policy(self, call: Call) -> Result:
         asked = {
             k: call.params[k] for k in ("policy", "quantum_tokens", "lanes") if k in call.params
         }
         if asked:
-            self._d.access.check(call, "admin", Target("daemon", None, "policy"))
+            await self._d.access.admit(call, "admin", Target("daemon", None, "policy"))
             n_slots = self._d.model.info.n_slots
             if asked.get("lanes", 1) > n_slots:
                 raise InvalidParams(
