@@ -230,8 +230,13 @@ class Files:
                 raise Exists(f"{path!r} is there already", path=path)
         limits = self._limits_of(owner)
         self.records.write(lambda t: rows.make_directory(t, owner, path, limits))
-        with _in_words(), self.visible.directory(owner, parts, make=True):
-            pass
+        try:
+            with _in_words(), self.visible.directory(owner, parts, make=True):
+                pass
+        except BaseException:
+            if self.visible.missing_directories(owner, [path]):
+                self.records.write(lambda t: rows.forget_directories(t, owner, path))
+            raise
 
     def delete(self, owner: AgentId, parts: Parts, by: str, *, recursive: bool) -> None:
         """The file or directory; its files' history stays.  A full directory needs recursive."""
