@@ -16,6 +16,7 @@ from benchmarks import (
     restart,
     rr_overhead,
     scale,
+    storage,
     switch,
     syscalls,
 )
@@ -58,6 +59,7 @@ BENCHMARKS: dict[str, Named] = {
     "rr_overhead": Named("Round robin beside FIFO", rr_overhead),
     "syscalls": Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
     "memory": Named("Memory: the block of RAM, vectors, and many agents' notes", memory),
+    "storage": Named("Small files beside plain files and plain SQLite", storage),
     "restart": Named("After a restart", restart),
 }
 

@@ -181,6 +181,10 @@ def test_a_grant_opens_a_directory_for_reading_or_writing_until_it_ends(daemon: 
         for given in result(alice, "storage.grants")["given"]:
             result(alice, "storage.revoke", grant=given["grant"])
         assert code(bob, "storage.read", path="alice:/open/a") == "denied"
+        result(alice, "storage.share", path="open", **{"with": "bob"})
+        result(alice, "storage.delete", path="open", recursive=True)
+        result(alice, "storage.write", path="open/a", data=b"another")
+        assert code(bob, "storage.read", path="alice:/open/a") == "denied"
         assert code(alice, "storage.share", path="none", **{"with": "bob"}) == "not_found"
         assert code(alice, "storage.share", path="bob:/x", **{"with": "bob"}) == "invalid_params"
 

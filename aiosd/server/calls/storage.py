@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aios_sdk.errors import InvalidParams, NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
-from aiosd.services.access import Act, Grant, Target
+from aiosd.services.access import Act, Grant, Target, Verdict
 from aiosd.services.search import Mode
 from aiosd.services.storage.files import Entry
 from aiosd.services.storage.paths import Parts, parse
@@ -55,11 +55,18 @@ class StorageCalls:
         return {}
 
     async def _admit_write(self, call: Call, owner: AgentId, parts: Parts) -> None:
-        """Writing over what is there may have to be confirmed."""
+        """Writing over what is there may have to be confirmed.
+
+        Whether there is something need only be known where that makes a difference.
+        """
+        access, target = self._d.access, _target(owner, parts)
         act: Act = "write"
-        if call.params["mode"] == "replace" and await self._storage.find(owner, parts):
-            act = "replace"
-        await self._d.access.admit(call, act, _target(owner, parts))
+        if call.params["mode"] == "replace":
+            replacing = access.decide(call.subject, "replace", target)
+            is_free = replacing.verdict is Verdict.ALLOWED
+            if is_free or await self._storage.find(owner, parts) is not None:
+                act = "replace"
+        await access.admit(call, act, target)
 
     async def storage_read(self, call: Call) -> Result:
         p = call.params
@@ -122,6 +129,7 @@ class StorageCalls:
         await self._storage.delete(
             owner, parts, call.agent.name, recursive=call.params["recursive"]
         )
+        await self._d.access.forget_grants(owner, "storage", "/".join(parts))
         return {}
 
     async def storage_rename(self, call: Call) -> Result:
@@ -138,6 +146,8 @@ class StorageCalls:
         is_there = over and await self._storage.find(owner, target) is not None
         await self._d.access.admit(call, "replace" if is_there else "write", _target(owner, target))
         await self._storage.rename(owner, source, target, call.agent.name, over=over)
+        # What comes to be at that path later wasn't meant.
+        await self._d.access.forget_grants(owner, "storage", "/".join(source))
         return {}
 
     # ------------------------------------------------------------ versions

@@ -1,6 +1,8 @@
 """Contents by their SHA-256: written once, never changed, shared by all versions of a uid.
 
-Rule 1: a blob has its name only when all of it is on the disk; until then it is a temporary file.
+Rule 1: a blob has its name when all of it is written, and flush() comes before a version refers to
+it; one that a crash leaves half on the disk is nobody's, and goes.  So one turn of the file
+system's journal serves the blob and the file that people see.
 Rule 2: blobs are per uid: that a content is there already must not show to another uid, not even
 by how long a write takes.
 Rule 3: a blob is pinned from put() until its version is committed; drop() removes only what is
@@ -70,8 +72,7 @@ class Part:
             at += len(data)
 
     def seal(self) -> Content:
-        """All of it is on the disk."""
-        os.fsync(self.descriptor)
+        """It is whole."""
         return Content(self._hash.hexdigest(), self.size)
 
     def close(self) -> None:
@@ -109,7 +110,8 @@ class Blobs:
 
     @contextlib.contextmanager
     def put(self, uid: int, part: Part) -> Iterator[Content]:
-        """Keep the content and pin it for the block, in which a version of it is committed."""
+        """Keep the content and pin it for the block, in which it is flushed and a version of it
+        committed."""
         content = part.seal()
         with self.pinned(uid, content.sha256):
             place = self._place(uid, content.sha256)
@@ -120,8 +122,17 @@ class Blobs:
                 sync_directory(self.directory)
             if not place.exists():
                 os.rename(part.name, place, src_dir_fd=self.tmp)
-            sync_directory(made)  # of a neighbour's rename too, if that was first
             yield content
+
+    def flush(self, uid: int, sha256: str) -> None:
+        """The blob is on the disk, whoever wrote it."""
+        place = self._place(uid, sha256)
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_directory(place.parent)
 
     @contextlib.contextmanager
     def pinned(self, uid: int, sha256: str) -> Iterator[None]:

@@ -1,9 +1,9 @@
 """The acts on an agent's files, each in the one order that no crash can break.  Blocking.
 
-A write: (1) the content and the file that will be seen are written beside and flushed, (2) the
-content becomes a blob, (3) the version is committed to the database, (4) the file is renamed into
-place.  Killed before (3) nothing has happened; after it, the temporary file is named after the
-version's token, and recovery does (4).
+A write: (1) the content becomes a blob, (2) the file that will be seen is written beside, and both
+are flushed, (3) the version is committed to the database, (4) the file is renamed into place.
+Killed before (3) nothing has happened; after it, the temporary file is named after the version's
+token, and recovery does (4).
 A deletion or a move is committed first too, with a note of what is to be done to the visible files.
 
 Rule 1: the database says what the versions are; blobs say what they hold; visible files are for
@@ -87,13 +87,7 @@ class Files:
     def current(self, owner: AgentId, parts: Parts) -> File | None:
         """The live file if it is as we left it; None means settle() must look closer."""
         file = self.records.read(lambda t: rows.find(t, owner, "/".join(parts)))
-        if file is None or not file.is_live:
-            return None
-        with contextlib.suppress(NotFound), self.visible.parent(owner, parts) as (parent, name):
-            found = confined.look(parent, name)
-            if found and stamp_of(found) == file.stamp:
-                return file
-        return None
+        return file if file and self._is_as_left(owner, parts, file) else None
 
     def settle(self, owner: AgentId, parts: Parts) -> File | None:
         """The file as it is now, what a person changed adopted; None if there is none.
@@ -146,6 +140,21 @@ class Files:
         except Unavailable:
             self._version(file, wanted.version, is_sure=False)  # NotFound if pruned meanwhile
             raise
+
+    def read_current(
+        self,
+        owner: AgentId,
+        parts: Parts,
+        file: File,
+        *,
+        offset: int,
+        n_bytes: int | None,
+        n_most: int,
+    ) -> tuple[bytes, Version] | None:
+        """As read(), if the file is still as this row says; None means settle() must look."""
+        if not self._is_as_left(owner, parts, file):
+            return None
+        return self.read(owner, file, None, offset=offset, n_bytes=n_bytes, n_most=n_most)
 
     def content(self, uid: int, sha256: str) -> bytes:
         """All of a blob.  Unavailable if it is gone."""
@@ -366,6 +375,8 @@ class Files:
         name = f"{token}.new"
         try:
             stamp = self.visible.stage(name, source, self._now_ms())
+            self.blobs.flush(owner.uid, content.sha256)
+            os.fsync(self.blobs.tmp)
             self._at("staged")
             change = self._change("/".join(parts), content, op, owner, by)
             change = replace(change, stamp=stamp, token=token)
@@ -386,6 +397,14 @@ class Files:
         self._drop(AgentId(uid, ""), hashes)
 
     # ------------------------------------------------------------ inside
+
+    def _is_as_left(self, owner: AgentId, parts: Parts, file: File) -> bool:
+        if not file.is_live:
+            return False
+        with contextlib.suppress(NotFound), self.visible.parent(owner, parts) as (parent, name):
+            found = confined.look(parent, name)
+            return found is not None and stamp_of(found) == file.stamp
+        return False
 
     def _adopt(
         self, owner: AgentId, path: str, live: File | None, parent: int, name: str
@@ -414,6 +433,7 @@ class Files:
         freed: set[str] = set()
         try:
             with self.blobs.put(owner.uid, part) as content:
+                self.blobs.flush(owner.uid, content.sha256)
                 if live and live.sha256 == content.sha256:
                     self.records.write(lambda t: rows.set_stamp(t, live, stamp))
                     return replace(live, stamp=stamp)

@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 N_THREADS = 16  # they wait for the disk, not for a core; flushes at the same time share a commit
 READS_PER_ROOT = 4
+MAX_ROWS = 10_000  # of files read lately, kept so that the next read needn't ask the database
 _PRUNE_MOST = 1000  # versions in one commit of housekeeping: a few milliseconds
 
 
@@ -111,6 +112,7 @@ class Storage:
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="storage")
         self._turns: dict[AgentId, _Turns] = {}
         self._uploads: dict[str, Upload] = {}
+        self._rows: dict[tuple[AgentId, str], File] = {}
         self.changed = asyncio.Event()  # set when there may be something to index
 
     async def recover(self) -> recovery.Mended:
@@ -159,10 +161,22 @@ class Storage:
         n_most: int,
     ) -> tuple[bytes, Version]:
         """Bytes of a version, deleted files' too; of the current one if it is None."""
+        key = (owner, "/".join(parts))
+        file = self._rows.get(key) if version is None else None
+        if file is None:
+            file = await self._database.read(lambda t: rows.find(t, *key))
+        if version is None and file is not None:
+            at = functools.partial(self._files.read_current, owner, parts, file)
+            async with self._reading(owner):
+                done = await self._run(lambda: at(offset=offset, n_bytes=n_bytes, n_most=n_most))
+            if done is not None:
+                self._remember(key, file)
+                return done
         if version is None:
+            self._rows.pop(key, None)
             file = await self._current(owner, parts)
-        else:
-            file = await self._known(owner, parts)
+        if file is None:
+            raise no_file(key[1])
         read = functools.partial(
             self._files.read, owner, file, version, offset=offset, n_bytes=n_bytes, n_most=n_most
         )
@@ -310,12 +324,11 @@ class Storage:
             raise no_file("/".join(parts))
         return file
 
-    async def _known(self, owner: AgentId, parts: Parts) -> File:
-        path = "/".join(parts)
-        file = await self._database.read(lambda t: rows.find(t, owner, path))
-        if file is None:
-            raise no_file(path)
-        return file
+    def _remember(self, key: tuple[AgentId, str], file: File) -> None:
+        """A row that was right a moment ago.  Whether it still is, the stamp says."""
+        if len(self._rows) >= MAX_ROWS:
+            self._rows.clear()
+        self._rows[key] = file
 
     def _history(self, owner: AgentId, parts: Parts) -> list[Version]:
         self._files.settle(owner, parts)

@@ -66,7 +66,6 @@ class Visible:
             now_ns = now_ms * 1_000_000 + secrets.randbelow(1_000_000)
             os.utime(descriptor, ns=(now_ns, now_ns))
             os.fsync(descriptor)
-            os.fsync(self._tmp)
             return stamp_of(os.fstat(descriptor))
         finally:
             os.close(descriptor)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from aiosd.services.storage import confined
 from aiosd.services.storage.confined import Confined
 from tests.services.storage.opened import ALICE, opened, seen, tree
 
+AT_FDCWD = -100
+WAIT_S = 60.0
 HOW = pytest.mark.parametrize("has_openat2", [True, False], ids=["openat2", "walk"])
 
 
@@ -146,11 +151,20 @@ def test_acts_on_a_root_full_of_planted_links_touch_nothing_outside(
         assert tree(outside) == before
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Source: renameat2(2); RENAME_EXCHANGE is 2: neither name is ever absent."""
+    done = ctypes.CDLL(None, use_errno=True).renameat2(
+        AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), 2
+    )
+    if done:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 @HOW
 def test_somebody_who_swaps_a_directory_and_a_link_gains_nothing(
     tmp_path: Path, has_openat2: bool
 ) -> None:
-    """A thread exchanges `a` for a link to outside and back, as fast as it can."""
+    """A thread exchanges `a` and a link to outside, as fast as it can."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_bytes(b"secret")
@@ -158,41 +172,40 @@ def test_somebody_who_swaps_a_directory_and_a_link_gains_nothing(
         files.visible._below = Confined(files.visible._agents, has_openat2=has_openat2)
         files.write(ALICE, ("a", "f"), b"mine", "replace", "alice")
         root = seen(tmp_path)
+        (root / "link").symlink_to(outside)
         is_over = threading.Event()
-        n_swaps = 0
+        counts = Counter[str]()
 
         def swap() -> None:
-            nonlocal n_swaps
             while not is_over.is_set():
-                (root / "a").rename(root / "a.away")
-                (root / "a").symlink_to(outside)
-                (root / "a").unlink()
-                (root / "a.away").rename(root / "a")
-                n_swaps += 1
+                exchange(root / "a", root / "link")
+                counts["swaps"] += 1
 
-        # `a` is made anew by a write that finds none; then it is the swapper's that fails.
-        def swapper() -> None:
-            with contextlib.suppress(OSError):
-                swap()
+        def attempt(act: Callable[[], object]) -> None:
+            try:
+                act()
+                counts["done"] += 1
+            except AiosError:
+                counts["refused"] += 1
 
-        done = 0
-        for _ in range(20):
-            thread = threading.Thread(target=swapper)
-            thread.start()
-            for _ in range(30):
-                with contextlib.suppress(AiosError):
-                    files.write(ALICE, ("a", "g"), b"mine", "replace", "alice")
-                    done += 1
-                with contextlib.suppress(AiosError):
-                    file = files.settle(ALICE, ("a", "f"))
-                    if file is not None:
-                        data, _ = files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)
-                        assert data == b"mine"
-                with contextlib.suppress(AiosError):
-                    files.delete(ALICE, ("a", "g"), "alice", recursive=False)
+        def read() -> None:
+            file = files.settle(ALICE, ("a", "f"))
+            if file is not None:
+                data, _ = files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)
+                assert data == b"mine"
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        try:
+            until = time.monotonic() + WAIT_S
+            n_rounds = 0
+            while n_rounds < 150 or min(counts[k] for k in ("swaps", "done", "refused")) < 20:
+                assert time.monotonic() < until, counts
+                attempt(lambda: files.write(ALICE, ("a", "g"), b"mine", "replace", "alice"))
+                attempt(read)
+                attempt(lambda: files.delete(ALICE, ("a", "g"), "alice", recursive=False))
+                n_rounds += 1
+        finally:
             is_over.set()
-            thread.join(20)
-            is_over.clear()
+            thread.join(WAIT_S)
         assert tree(outside) == {"f": b"secret"}
-        assert n_swaps > 0
-        assert done > 0
