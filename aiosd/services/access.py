@@ -42,7 +42,7 @@ _RIGHT_OF: Final = {"context": "context", "memory": "memory", "storage": "storag
 _SHOWN: Final = ("context", "job", "agent")  # a uid's agents see each other's, without the words
 _STEERED: Final = ("job", "agent")  # and may stop each other's: names in a uid are self-declared
 GRANTED: Final = ("context", "memory", "storage")  # what a grant may be about
-_SHARED: Final = (*GRANTED, "job")  # what groups and the mode of a uid are about
+_SHARED: Final = (*GRANTED, "job", "agent")  # what groups are about; agent: its things at large
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,9 @@ def test_check_says_what_would_be(tmp_path: Path) -> None:
         assert not bob.access.check("storage.read", "ada:/x")["allowed"]
         assert not bob.access.check("memory.search", "ada")["allowed"]
         assert bob.access.check("memory.search", "bob")["allowed"]
+        assert bob.access.check("llm")["allowed"]
+        assert bob.access.check("read", "bob")["allowed"]
+        assert not bob.access.check("read", "ada")["allowed"]
         for action, target in (("nope", "x:y"), ("no.call", ""), ("read", ""), ("read", "x:y")):
             with pytest.raises(InvalidParams):
                 bob.access.check(action, target)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from re import fullmatch
 from typing import TYPE_CHECKING, Any, Literal
 
 from aios_sdk.errors import Denied, InvalidParams, NotFound
 from aios_sdk.syscalls import TABLE
+from aiosd.access_config import AGENT_PATTERN
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
 from aiosd.server.generate import now_ms
@@ -54,8 +56,11 @@ class Accesses:
                 return _answer(f"{action} needs the right {right!r}")
             if not text:
                 return _answer("allowed: right", is_allowed=True)
+        elif action in access.RIGHTS and not (text and action in access.ACTS):
+            is_held = action in subject.rights
+            return _answer("allowed: right" if is_held else "denied: right", is_allowed=is_held)
         elif action not in access.ACTS:
-            words = f"action is {action!r}, not a syscall nor one of {', '.join(access.ACTS)}"
+            words = f"action is {action!r}, no syscall, right, or one of {', '.join(access.ACTS)}"
             raise InvalidParams(words, field="action")
         elif not text:
             raise InvalidParams("target is empty; say on what", field="target")
@@ -73,6 +78,8 @@ class Accesses:
         prefix, colon, rest = text.partition(":")
         if colon and prefix in access.KINDS:
             kind, text = prefix, rest
+        if not kind and fullmatch(AGENT_PATTERN, text):
+            kind = "agent"
         match kind:
             case "context" | "llm":
                 return Target("context", self._d.contexts.get(text).agent, text)

@@ -954,11 +954,9 @@ TABLE: dict[str, Syscall] = {
             _needs(
                 "action",
                 Str(max_chars=64, pattern=r"[a-z]+(\.[a-z]+)?"),
-                "a syscall, or one of see, read, write, delete, replace, use, steer, admin",
+                "a syscall, a right, or see, read, write, delete, replace, use, steer, admin",
             ),
-            Param(
-                "target", THING, "on what: KIND:ID, storage:AGENT:/PATH, memory:AGENT", default=""
-            ),
+            Param("target", THING, "KIND:ID, storage:AGENT:/PATH, memory:AGENT, AGENT", default=""),
             is_repeatable=True,
         ),
         _syscall(
