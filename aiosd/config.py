@@ -161,7 +161,7 @@ class Limits:
         high=1_000_000,
     )
     memory_note_bytes: int = _key(
-        MIB, "One note; past it `too_large`.", low=KIB, high=GIB, is_bytes=True
+        256 * KIB, "One note; past it `too_large`.", low=KIB, high=GIB, is_bytes=True
     )
     frame_bytes: int = _key(
         8 * MIB,

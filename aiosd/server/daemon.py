@@ -130,6 +130,7 @@ class Daemon:
             self.search,
             MemoryLimits(
                 config.limits.memory_note_bytes,
+                config.limits.frame_bytes // 2,
                 config.memory_hot,
                 config.memory_ram,
                 config.memory_k,

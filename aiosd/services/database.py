@@ -3,7 +3,8 @@
 Rule 1: a transaction is one function call on the writer's thread.  No await is inside one, so none
 can be interleaved with another or cut in half by a cancelled caller.
 Rule 2: when write() returns, its commit is on the disk (WAL, synchronous=FULL).
-Rule 3: reads have a connection of their own and see only what is committed.
+Rule 3: reads have a connection of their own and see only what is committed; searches, which may
+take long, have another.
 Rule 4: what the disk refuses is Unavailable to that caller; reads go on, and later writes work.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,12 +25,13 @@ from typing import Any, Generic, TypeVar
 import aiosqlite
 import structlog
 
-from aios_sdk.errors import Busy, Unavailable
+from aios_sdk.errors import Busy, DeadlineExceeded, Unavailable
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 APPLICATION_ID = 0x61696F73  # "aios": tells our file from any other SQLite database
+SEARCH_S = 2.0  # of one search: 100,000 notes with the commonest words take less than half
 BUSY_S = 5.0  # how long to wait for a lock that another process holds (someone's sqlite3 shell)
 MAX_QUEUED = 32_768  # writes waiting: above the limit on jobs, so that no finished turn is refused
 MAX_BATCH = 256  # writes in one commit: bounds what a retry repeats and how long a neighbour waits
@@ -121,6 +124,7 @@ class Database:
         path: Path,
         writer: _Connection,
         reader: _Connection,
+        searcher: _Connection,
         *,
         max_queued: int,
         max_batch: int,
@@ -129,6 +133,7 @@ class Database:
         self.stats = Stats()
         self._writer = writer
         self._reader = reader
+        self._searcher = searcher
         self._max_queued = max_queued
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
@@ -156,17 +161,19 @@ class Database:
         """
         writer = _Connection(partial(_connect, path), iter_chunk_size=64)
         reader = _Connection(partial(_connect, path, is_reader=True), iter_chunk_size=64)
+        searcher = _Connection(partial(_connect, path, is_reader=True), iter_chunk_size=64)
         try:
             await writer.start()
             await writer.run(partial(_prepare, path, migrations))
             await reader.start()
+            await searcher.start()
         except BaseException as error:
-            for connection in (reader, writer):
+            for connection in (searcher, reader, writer):
                 await connection.close()
             if isinstance(error, sqlite3.Error | OSError):
                 raise _unusable(path, error) from error
             raise
-        return cls(path, writer, reader, max_queued=max_queued, max_batch=max_batch)
+        return cls(path, writer, reader, searcher, max_queued=max_queued, max_batch=max_batch)
 
     @property
     def n_queued(self) -> int:
@@ -279,6 +286,13 @@ class Database:
             raise Unavailable("the database is closed")
         return await self._reader.run(partial(_read, work))
 
+    async def search(self, work: Callable[[Transaction], T]) -> T:
+        """As read(), for what may take long: on a connection of its own, so that short reads don't
+        wait for it.  DeadlineExceeded: it took longer than SEARCH_S."""
+        if self._is_closed:
+            raise Unavailable("the database is closed")
+        return await self._searcher.run(partial(_read_within, work, SEARCH_S))
+
     async def backup(self, path: Path) -> None:
         """A consistent copy, complete or not there, while reads and writes go on.
 
@@ -304,6 +318,7 @@ class Database:
         for write in self._queue:  # nobody ever ran the writer
             write.done.set_exception(Unavailable("the database is closed"))
         self._queue.clear()
+        await self._searcher.close()
         await self._reader.close()
         await self._writer.close()  # the last one out folds the log into the file
 
@@ -366,6 +381,23 @@ def _read(work: Callable[[Transaction], T], connection: sqlite3.Connection) -> T
         return work(Transaction(connection))
     finally:
         connection.execute("ROLLBACK")
+
+
+def _read_within(
+    work: Callable[[Transaction], T], limit_s: float, connection: sqlite3.Connection
+) -> T:
+    until_s = time.monotonic() + limit_s
+    connection.set_progress_handler(lambda: time.monotonic() > until_s, 10_000)
+    try:
+        return _read(work, connection)
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_INTERRUPT:
+            raise
+        raise DeadlineExceeded(
+            f"the search took longer than {limit_s:g} s; ask for fewer or rarer words"
+        ) from error
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def _connect(path: Path, *, is_reader: bool = False) -> sqlite3.Connection:

@@ -27,15 +27,16 @@ from aiosd.services.search import Found, Hit, Mode, Search
 MAX_USES = 4096  # times of use that are not on the disk yet; more are written at once
 MAX_BLOCKS = 4096  # agents whose blocks and figures are kept
 NEAR = 0.3  # cosine; texts that have nothing to do with each other have about 0
-PAGE_BYTES = 4 * 1024**2  # of one answer of a list: a frame holds it
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """note_bytes: of one note · hot_bytes: of an agent's block · hot_total_bytes: of all blocks ·
-    k: of LRU-K · quota_of: what an agent may keep."""
+    """note_bytes: of one note · answer_bytes: of the notes in one answer, which a frame must hold ·
+    hot_bytes: of an agent's block · hot_total_bytes: of all blocks · k: of LRU-K · quota_of: what
+    an agent may keep."""
 
     note_bytes: int
+    answer_bytes: int
     hot_bytes: int
     hot_total_bytes: int
     k: int
@@ -180,7 +181,7 @@ class Memory:
             if hit.doc != note.doc and hit.similarity is not None and hit.similarity >= NEAR
         ]
         notes = await self._database.read(
-            lambda t: saved_notes.load_of_docs(t, note.agent, docs[:k])
+            lambda t: saved_notes.load_of_docs(t, note.agent, docs[:k], self._limits.answer_bytes)
         )
         return [notes[doc].id for doc in docs if doc in notes]
 
@@ -207,15 +208,11 @@ class Memory:
     async def page(self, agent: AgentId, limit: int, after: str) -> tuple[list[Note], str | None]:
         """Notes in the order they were made, and where the next page begins.  No use of any: a walk
         through all of them shall not drive out the hot ones."""
-        notes = await self._database.read(lambda t: saved_notes.page(t, agent, limit + 1, after))
-        n_bytes, shown = 0, notes[:limit]
-        for number, note in enumerate(shown):
-            n_bytes += note.n_bytes
-            if number and n_bytes > PAGE_BYTES:
-                shown = shown[:number]
-                break
-        more = shown[-1].id if len(shown) < len(notes) else None
-        return [self._with_use(note) for note in shown], more
+        notes, has_more = await self._database.read(
+            lambda t: saved_notes.page(t, agent, limit, after, self._limits.answer_bytes)
+        )
+        more = notes[-1].id if has_more else None
+        return [self._with_use(note) for note in notes], more
 
     async def search(
         self,
@@ -232,7 +229,10 @@ class Memory:
         docs = [hit.doc for hit in found.hits]
         block = self._block(agent)
         before = block.n_changes
-        notes = await self._database.read(lambda t: saved_notes.load_of_docs(t, agent, docs))
+        n_bytes = self._limits.answer_bytes
+        notes = await self._database.read(
+            lambda t: saved_notes.load_of_docs(t, agent, docs, n_bytes)
+        )
         pairs = []
         for hit in found.hits:
             note = notes.get(hit.doc)

@@ -248,27 +248,41 @@ def load(t: Transaction, agent: AgentId, id_: str) -> Note:
     return _note(t, row)
 
 
-def load_of_docs(t: Transaction, agent: AgentId, docs: Sequence[int]) -> dict[int, Note]:
-    """The agent's notes that these documents are of."""
-    notes = {}
+def load_of_docs(
+    t: Transaction, agent: AgentId, docs: Sequence[int], n_bytes: int
+) -> dict[int, Note]:
+    """The agent's notes that these documents are of, the first ones up to so many bytes."""
+    notes: dict[int, Note] = {}
     for doc in docs:
+        if n_bytes <= 0:
+            break
         row = t.execute(
             f"SELECT {_COLUMNS} FROM memory_notes WHERE (doc, uid, agent) = (?, ?, ?)",  # noqa: S608 - ours
             (doc, agent.uid, agent.name),
         ).fetchone()
         if row is not None:
             notes[doc] = _note(t, row)
+            n_bytes -= notes[doc].n_bytes
     return notes
 
 
-def page(t: Transaction, agent: AgentId, limit: int, after: str) -> list[Note]:
-    """So many of the agent's notes, in the order of their ids, from the one after `after` on."""
+def page(
+    t: Transaction, agent: AgentId, limit: int, after: str, n_bytes: int
+) -> tuple[list[Note], bool]:
+    """So many of the agent's notes and so many bytes, in the order of their ids, from the one after
+    `after` on; and whether there are more."""
     rows = t.execute(
         f"SELECT {_COLUMNS} FROM memory_notes "  # noqa: S608 - ours
         "WHERE (uid, agent) = (?, ?) AND id > ? ORDER BY id LIMIT ?",
-        (agent.uid, agent.name, after, limit),
-    ).fetchall()
-    return [_note(t, row) for row in rows]
+        (agent.uid, agent.name, after, limit + 1),
+    )
+    notes: list[Note] = []
+    for row in rows:
+        if len(notes) == limit or (notes and n_bytes <= 0):
+            return notes, True
+        notes.append(_note(t, row))
+        n_bytes -= notes[-1].n_bytes
+    return notes, False
 
 
 def usage(t: Transaction, agent: AgentId) -> Usage:

@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 MAX_TERMS = 64  # different words of a query that count; the rest of a long one adds little
 MAX_TERM_CHARS = 64
+MAX_QUERY_CHARS = 16_384  # what comes after doesn't count
 FUSION_RANK = 60  # reciprocal rank fusion, Cormack et al. 2009: 1 / (60 + rank)
 MIN_CANDIDATES = 50  # of each way, to be fused
 BATCH_DOCS = 16  # embedded at once in the background: an urgent query waits for no more than these
@@ -204,7 +205,7 @@ class Search:
             except SyscallError as error:
                 used, reason = Mode.WORDS, error.message
         n_candidates = k if used is not Mode.HYBRID else max(MIN_CANDIDATES, 4 * k)
-        key, by_words, among = await self._database.read(
+        key, by_words, among = await self._database.search(
             partial(_read, owner=owner, query=query, k=n_candidates, mode=used, tags=tags)
         )
         if key is None:
@@ -257,7 +258,7 @@ class Search:
             )
             return int(t.execute(statement, (*_range(key), self._embedder_key)).fetchone()[0])
 
-        return 0 if self.embedder is None else await self._database.read(work)
+        return 0 if self.embedder is None else await self._database.search(work)
 
     def committed(self, removed: Iterable[int] = ()) -> None:
         """To be called when a write with put() or remove() has been committed, with the documents
@@ -315,7 +316,7 @@ class Search:
         loading.changes.clear()
         first, last = _range(key)
         while True:
-            rows = await self._database.read(
+            rows = await self._database.search(
                 partial(_read_vectors, first=first, last=last, embedder=self._embedder_key)
             )
             if rows:
@@ -355,7 +356,7 @@ class Search:
         while True:
             self._wake.clear()
             try:
-                batch = await self._database.read(
+                batch = await self._database.search(
                     partial(_next_batch, embedder=self._embedder_key, after=last_owner)
                 )
                 if batch:
@@ -426,7 +427,7 @@ def match_expression(query: str) -> str | None:
 
     Whatever a person types is words here; FTS5's own syntax (AND, NEAR, *, column:) never counts.
     """
-    words = re.findall(r"\w+", unicodedata.normalize("NFC", query))
+    words = re.findall(r"\w+", unicodedata.normalize("NFC", query[:MAX_QUERY_CHARS]))
     terms = dict.fromkeys(word[:MAX_TERM_CHARS].casefold() for word in words)
     chosen = list(terms)[:MAX_TERMS]
     return " OR ".join(f'"{term}"' for term in chosen) or None

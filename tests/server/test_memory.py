@@ -230,3 +230,12 @@ def test_the_asyncio_client_says_the_same(tmp_path: Path) -> None:
 
     with served(tmp_path) as daemon:
         asyncio.run(main(daemon.config.socket))
+
+
+def test_an_answer_holds_no_more_notes_than_a_frame(tmp_path: Path) -> None:
+    limits = config.Limits(frame_bytes=64 * 1024)
+    with remembering(tmp_path, limits=limits) as (_, client):
+        ids = [client.memory.add(f"tea {n} " + "x" * 20_000) for n in range(5)]
+        assert len(client.memory.page()["notes"]) == 2
+        assert [note["memory"] for note in client.memory.list()] == ids
+        assert len(client.memory.search("tea", k=5)["results"]) == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aios_sdk.errors import Busy, Unavailable
+from aios_sdk.errors import Busy, DeadlineExceeded, Unavailable
 from aiosd.services import database
 from aiosd.services.database import (
     Damaged,
@@ -621,3 +621,26 @@ def test_a_lock_of_another_process_refuses_writes_until_it_is_gone(
             assert await db.write(insert(1)) == 1
 
     run(main())
+
+
+def test_a_search_that_takes_too_long_ends_and_short_reads_dont_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    monkeypatch.setattr(database, "SEARCH_S", 1.0)
+
+    async def main() -> None:
+        async with opened(tmp_path / "db") as db, asyncio.TaskGroup() as tasks:
+
+            async def search() -> None:
+                with pytest.raises(DeadlineExceeded, match="longer than 1 s"):
+                    await db.search(lambda t: t.execute(endless).fetchone())
+
+            searching = tasks.create_task(search())
+            await asyncio.sleep(0)
+            assert await db.read(lambda t: t.execute("SELECT 1").fetchone()) == (1,)
+            assert not searching.done()
+            await searching
+            assert await db.search(lambda t: t.execute("SELECT 2").fetchone()) == (2,)
+
+    asyncio.run(main())
