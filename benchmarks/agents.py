@@ -142,7 +142,11 @@ def main(options: Options) -> None:
             note(f"{cell.n_agents} agents, {cell.weights}, {cell.server}: {spent_s:.0f} s in all")
         if time.monotonic() > until_s:
             break
-    lines = [line_of(cell, taken) for cell in cells if taken[cell].by_round]
+    lines = [
+        line_of(cell, taken, bench.work(cell.n_agents).n_generated)
+        for cell in cells
+        if taken[cell].by_round
+    ]
     finish("agents", options, lines, report, max(line.n_runs for line in lines))
     _plot(options, lines)
 
@@ -245,12 +249,11 @@ def limit_s(model: Path, work: Workload, shape: Shape) -> float:
 # ---------------------------------------------------------------- figures
 
 
-def line_of(cell: Cell, taken: dict[Cell, Taken]) -> Line:
+def line_of(cell: Cell, taken: dict[Cell, Taken], n_asked: int) -> Line:
     runs = taken[cell].by_round
     ours = taken[Cell(cell.n_agents, cell.weights, AIOSD)].by_round
     warm = [run.warm.makespan_s for run in runs.values() if run.warm]
     both = [(run, ours[n]) for n, run in runs.items() if n in ours and cell.server != AIOSD]
-    n_asked = cell.n_agents * N_TURNS * N_OUTPUT
     return Line(
         cell.n_agents,
         cell.weights,

@@ -50,10 +50,10 @@ def test_a_peers_times_are_compared_with_ours_of_the_same_round() -> None:
         ours: agents.Taken({0: figures(10, 8), 1: figures(20, 16)}),
         theirs: agents.Taken({0: figures(25, None), 1: figures(40, None, whole - 1)}),
     }
-    line = agents.line_of(theirs, taken)
+    line = agents.line_of(theirs, taken, whole)
     assert line.times_ours_cold == Spread(2.25, 2.0, 2.5)
     assert (line.is_whole, line.n_runs, line.warm_s, line.limit_s) == (False, 2, None, None)
-    assert agents.line_of(ours, taken).of_limit == Spread(1.25, 1.25, 1.25)
+    assert agents.line_of(ours, taken, whole).of_limit == Spread(1.25, 1.25, 1.25)
 
 
 def test_the_group_sends_whole_conversations_and_counts_what_came() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from aios_sdk.errors import Denied, InvalidParams, NotFound
+from aios_sdk.errors import Denied, InvalidParams, NotFound, Unavailable
 from aiosd.kernel.model import AgentId
 from aiosd.server.approvals import Approvals
 from aiosd.server.generate import now_ms
@@ -40,14 +40,23 @@ class AccessManager:
         self._seeing: Call | None = None  # the last one that was noted to see as admin
 
     async def begin(self) -> None:
-        """What waited for a person when an earlier daemon ended is refused."""
+        """What waited for a person when an earlier daemon ended is refused.
+
+        A full disk doesn't keep a daemon from starting: nobody can answer those requests any more,
+        and the next start takes them away.
+        """
+        if not await self._d.database.read(saved_access.is_any_waiting):
+            return
 
         def work(t: Transaction) -> None:
             for w in saved_access.take_waiting(t):
                 target = Target(w.kind, w.owner, w.name)
                 self.audit.append(t, entry("refused", w.agent, w.act, target, "restart"))
 
-        await self._d.database.write(work)
+        try:
+            await self._d.database.write(work)
+        except Unavailable as error:
+            log.warning("requests_not_refused", reason=error.message)
 
     def configure(self) -> None:
         """Put the [access] table into force."""

@@ -167,6 +167,10 @@ def settle(t: Transaction, request: str) -> None:
     t.execute("DELETE FROM access_requests WHERE id = ?", (request,))
 
 
+def is_any_waiting(t: Transaction) -> bool:
+    return t.execute("SELECT 1 FROM access_requests LIMIT 1").fetchone() is not None
+
+
 def take_waiting(t: Transaction) -> list[Waiting]:
     """What waited when the daemon ended; it waits no longer."""
     rows = t.execute(
