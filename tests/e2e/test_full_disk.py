@@ -154,3 +154,38 @@ def test_a_daemon_killed_on_a_full_disk_comes_back_with_all_it_acknowledged(
         assert daemon.stop() == 0
     finally:
         daemon.kill()
+
+
+def test_files_and_notes_are_read_on_a_full_disk_and_not_written(small_disk: Path) -> None:
+    daemon = DaemonProcess(small_disk, *FLAGS)
+    try:
+        with RawPeer(daemon.socket) as peer:
+            peer.sock.settimeout(60)
+            grown = told(peer.ask("context.create"))["context"]
+            told(peer.ask("storage.write", path="a.txt", data=b"hello"))
+            told(peer.ask("memory.add", content="foxes are red"))
+            fill(small_disk / "state" / "filler")
+            refused(grow_until_refused(peer, grown))
+            for method, params in (
+                ("storage.write", {"path": "a.txt", "data": bytes(8192)}),
+                ("storage.delete", {"path": "a.txt"}),
+                ("memory.add", {"content": "salt is white"}),
+                ("context.delete", {"context": grown}),
+                ("llm.generate", {**TURN, "detach": True}),
+            ):
+                error = refused(peer.ask(method, **params))
+                assert error["code"] == "unavailable", method
+                assert "the disk is full; free some space" in error["message"], method
+            assert told(peer.ask("storage.read", path="a.txt"))["data"] == b"hello"
+            found = told(peer.ask("memory.search", query="foxes", mode="words"))["results"]
+            assert [note["content"] for note in found] == ["foxes are red"]
+        assert daemon.stop() == 0
+        daemon = daemon.again()  # while the disk is full still
+        with RawPeer(daemon.socket) as peer:
+            peer.sock.settimeout(60)
+            assert told(peer.ask("storage.read", path="a.txt"))["data"] == b"hello"
+            notes = told(peer.ask("memory.list"))["notes"]
+            assert [note["content"] for note in notes] == ["foxes are red"]
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
