@@ -79,9 +79,16 @@ class Access:
 
     rights: tuple[str, ...] = key(
         access.EVERYONE,
-        "What every agent holds; those of root and of the daemon's own user hold all there are.",
+        "What every agent holds.",
         choices=access.RIGHTS,
         reloads=True,
+    )
+    admins: tuple[str, ...] = key(
+        ("*",),
+        "Names of root's and of the daemon's own user's agents that hold `admin`, and so all "
+        "rights there are; `*` and `?` match.",
+        reloads=True,
+        pattern=r"[A-Za-z0-9._*?-]{1,64}",
     )
     operators: tuple[str, ...] = key(
         ("aiosctl",),
@@ -176,6 +183,7 @@ class Access:
         """What the access manager works with."""
         return Settings(
             everyone=frozenset(self.rights),
+            admins=self.admins,
             operators=frozenset(self.operators),
             same_uid=_mode(self.same_uid),
             agents=tuple(

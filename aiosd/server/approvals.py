@@ -295,8 +295,9 @@ class Approvals:
             told: Iterable[Any] | None = None
             while True:
                 changed = self._changed
+                await call.session.drained.wait()
                 requests = self.seen_by(call)
-                if requests != told and not call.session.is_stalled:
+                if requests != told:
                     call.emit({"requests": requests})
                     told = requests
                 await changed.wait()

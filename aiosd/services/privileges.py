@@ -45,6 +45,7 @@ class Settings:
     """What the file says."""
 
     everyone: frozenset[str] = frozenset(access.EVERYONE)
+    admins: tuple[str, ...] = ("*",)
     operators: frozenset[str] = frozenset({"aiosctl"})
     same_uid: Mode = "none"
     agents: tuple[AgentRule, ...] = ()
@@ -111,7 +112,9 @@ class Privileges:
         """The subject, and until when that holds."""
         held = set(self._settings.everyone)
         taken: set[str] = set()
-        if agent.uid in (0, os.getuid()):
+        if agent.uid in (0, os.getuid()) and any(
+            fnmatchcase(agent.name, pattern) for pattern in self._settings.admins
+        ):
             held.add("admin")
         for rule in self._settings.agents:
             if rule.matches(agent):

@@ -151,3 +151,12 @@ def test_changes_at_the_same_time_all_count(tmp_path: Path) -> None:
         assert privileges.subject(AgentId(1000, "a7")).groups == {"team"}
 
     run(tmp_path, Settings(), test, after_a_restart)
+
+
+def test_admin_may_be_kept_to_some_names(tmp_path: Path) -> None:
+    async def test(privileges: Privileges, _: Clock) -> None:
+        assert rights(privileges, AgentId(0, "aiosctl")) == set(access.RIGHTS)
+        assert rights(privileges, AgentId(0, "ada")) == set(access.EVERYONE)
+        assert rights(privileges, AgentId(1000, "aiosctl")) == set(access.EVERYONE)
+
+    run(tmp_path, Settings(admins=("aiosctl",)), test)

@@ -71,6 +71,7 @@ class Agents:
         if call.is_admin:
             for agent in self._d.agents.all():
                 if agent.id.name == name:
+                    self._d.access.note_admin_sees(call)
                     return agent.id
         raise NotFound(f"no agent {name!r}", agent=name)
 

@@ -142,6 +142,7 @@ class System:
             raise InvalidParams("sys.events only streams: give stream: true", field="stream")
         d, session = self._d, call.session
         happenings = d.telemetry.happenings
+        d.access.note_admin_sees(call)
         with happenings.listening(session.uid, is_admin=call.is_admin) as listener:
             call.emit({"event": "listening", "at_ms": generate.now_ms()})
             while True:
