@@ -28,6 +28,9 @@ FOUND = (
 MODES = ("hybrid", "words", "vectors")
 
 _tags = click.option("-t", "--tag", "tags", multiple=True, metavar="TAG", help="May be repeated.")
+_of = click.option(
+    "--of", "owner", metavar="AGENT", help="Another agent's notes, where you may reach them."
+)
 _metadata = click.option("--metadata", metavar="JSON", help="A JSON object kept with it.")
 
 
@@ -49,9 +52,17 @@ def memory() -> None:
 @_tags
 @_metadata
 @click.option("--agentic", is_flag=True, help="Let the model add keywords, tags and links.")
+@_of
 @pass_app
 def add(
-    app: App, content: str | None, tags: tuple[str, ...], metadata: str | None, agentic: bool
+    app: App,
+    /,
+    *,
+    content: str | None,
+    tags: tuple[str, ...],
+    metadata: str | None,
+    agentic: bool,
+    owner: str | None,
 ) -> None:
     """Keep a note and print its id. CONTENT '-' or none: standard input."""
     result = app.call(
@@ -60,6 +71,7 @@ def add(
         tags=list(tags) or None,
         metadata=_parsed(metadata),
         agentic=agentic,
+        agent=owner,
     )
     if app.is_json:
         render.document(result)
@@ -111,14 +123,15 @@ def show(app: App, memory_id: str) -> None:
     "-n", "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="So many."
 )
 @click.option("--after", metavar="MEMORY", help="Those that come after this one.")
+@_of
 @pass_app
-def list_(app: App, limit: int, after: str | None) -> None:
+def list_(app: App, limit: int, after: str | None, owner: str | None) -> None:
     """List an agent's notes in the order they were made."""
-    result = app.call("memory.list", limit=limit, after=after)
+    result = app.call("memory.list", limit=limit, after=after, agent=owner)
     if app.is_json:
         render.document(result)
         return
-    render.table(result["notes"], COLUMNS, nothing=f"no notes of agent {app.name}")
+    render.table(result["notes"], COLUMNS, nothing=f"no notes of agent {owner or app.name}")
     if "next" in result:
         render.hint(f"there are more: --after {result['next']}")
 
@@ -130,21 +143,38 @@ def list_(app: App, limit: int, after: str | None) -> None:
     "-m", "--mode", type=click.Choice(MODES), default="hybrid", show_default=True, help="How."
 )
 @_tags
+@_of
 @pass_app
-def search(app: App, query: str | None, k: int, mode: str, tags: tuple[str, ...]) -> None:
+def search(
+    app: App,
+    /,
+    *,
+    query: str | None,
+    k: int,
+    mode: str,
+    tags: tuple[str, ...],
+    owner: str | None,
+) -> None:
     """Find the notes that fit best: by words, by meaning (vectors), or both.
 
     A note must have all the tags. Without an embedding model only words count, and stderr says so.
     """
     result = app.call(
-        "memory.search", query=_content(query, "query"), k=k, mode=mode, tags=list(tags) or None
+        "memory.search",
+        query=_content(query, "query"),
+        k=k,
+        mode=mode,
+        tags=list(tags) or None,
+        agent=owner,
     )
     if app.is_json:
         render.document(result)
         return
     if "reason" in result:
         render.remark(result["reason"])
-    render.table(result["results"], FOUND, nothing=f"agent {app.name} remembers nothing of it")
+    render.table(
+        result["results"], FOUND, nothing=f"agent {owner or app.name} remembers nothing of it"
+    )
 
 
 @memory.command()
@@ -179,13 +209,14 @@ def rm(app: App, memories: tuple[str, ...]) -> None:
 
 
 @memory.command()
+@_of
 @pass_app
-def stats(app: App) -> None:
+def stats(app: App, owner: str | None) -> None:
     """Show an agent's notes in figures: on the disk, and the hot ones in RAM.
 
     FAULTS are notes that were read back from the disk, EVICTIONS those that had to leave the RAM.
     """
-    result = app.call("memory.stats")
+    result = app.call("memory.stats", agent=owner)
     if app.is_json:
         render.document(result)
         return

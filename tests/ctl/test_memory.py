@@ -89,3 +89,12 @@ def test_run_can_recall(ctl: Ctl, peer: Peer) -> None:
     ctl("run", "--recall", "2", "tea?")
     assert peer.asked("llm.generate")[0]["recall"] == {"k": 2}
     assert ctl("run", "--raw", "--recall", "2", "tea?").returncode == 2
+
+
+def test_another_agents_notes_are_asked_for_by_its_name(ctl: Ctl, peer: Peer) -> None:
+    ctl("memory", "ls", "--of", "ada")
+    ctl("memory", "search", "tea", "--of", "ada")
+    ctl("memory", "stats", "--of", "ada")
+    ctl("memory", "add", "tea", "--of", "ada")
+    for method in ("memory.list", "memory.search", "memory.stats", "memory.add"):
+        assert [params["agent"] for params in peer.asked(method)] == ["ada"]
