@@ -467,7 +467,7 @@ class Files:
         if has_more:
             raise TooLarge(f"{'/'.join(parts)!r} holds more files than an agent may have")
         for entry in found:
-            if not entry.is_dir:
+            if not entry.is_dir and entry.version is None:
                 self.settle(owner, split(entry.path))
 
     def _check_place(self, owner: AgentId, parts: Parts) -> None:
