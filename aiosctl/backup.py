@@ -19,6 +19,9 @@ from aiosctl.commands import Command
 def backup(app: App, file: Path) -> None:
     """Copy all contexts, agents and detached jobs to FILE, while the daemon runs.
 
+    Stored files ('fs') are not in it: their versions are, so copy the directory 'storage' of the
+    daemon's state directory right after it.
+
     The daemon writes FILE, as its own user. To go back: stop it, and put FILE where its database
     is. It needs the right 'admin' (root, or the daemon's own user).
     """

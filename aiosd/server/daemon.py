@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -224,7 +225,9 @@ class Daemon:
                 if self.embedder is not None:
                     self.embedder.start()
                 await self.search.start()
-                await self.storage.recover()
+                mended = await self.storage.recover()
+                if mended.is_anything:
+                    log.info("storage_recovered", **dataclasses.asdict(mended))
                 searching = self.tasks.create_task(self.search.run())
                 enriching = self.tasks.create_task(self.enricher.run())
                 self.tasks.create_task(self.access.audit.run())

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from aios_sdk import Client, wire
+from aiosd.access_config import Access, ConfirmRule
 from aiosd.config import Limits
 from aiosd.server.daemon import Daemon
 from aiosd.storage_config import StorageConfig
@@ -248,3 +250,40 @@ def test_files_and_their_versions_outlive_the_daemon(tmp_path: Path) -> None:
         assert result(peer, "storage.read", path="d/a")["data"] == b"3"
         assert result(peer, "storage.rollback", path="d/a", version=1)["version"] == 4
         assert result(peer, "storage.read", path="d/a")["data"] == b"1"
+
+
+def test_what_destroys_waits_for_a_person_where_the_configuration_says_so(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("storage",), acts=("delete", "replace"), own=True)
+    with (
+        served(tmp_path, access=Access(confirm=(rule,))) as daemon,
+        connect(daemon) as alice,
+        Client(daemon.config.socket, agent="aiosctl") as person,
+    ):
+
+        def asked(method: str, *, approve: bool, **params: Any) -> Any:
+            alice.send(wire.encode_request(1, method, params))
+            told = alice.receive()
+            assert isinstance(told, wire.Notification), told
+            assert told.params["state"] == "waiting_approval"
+            answer = person.access.approve if approve else person.access.deny
+            answer(str(told.params["request"]))
+            message = alice.receive()
+            assert isinstance(message, wire.Response), message
+            return message.error or message.result
+
+        for path in ("a", "b"):
+            result(alice, "storage.write", path=path, data=b"1")  # there was nothing to replace
+        result(alice, "storage.write", path="a", data=b"2", mode="append")
+        result(alice, "storage.rename", path="b", to="c")
+        for method, params in (
+            ("storage.write", {"path": "a", "data": b"3"}),
+            ("storage.write", {"path": "a", "data": b"3", "more": True}),
+            ("storage.rename", {"path": "c", "to": "a", "replace": True}),
+            ("storage.rollback", {"path": "a"}),
+            ("storage.delete", {"path": "a"}),
+        ):
+            assert asked(method, approve=False, **params)["code"] == "denied"
+        assert result(alice, "storage.read", path="a")["data"] == b"12"
+        assert asked("storage.write", approve=True, path="a", data=b"3")["version"] == 3
+        assert asked("storage.delete", approve=True, path="a") == {}
+        assert code(alice, "storage.delete", path="a") == "not_found"  # nobody is asked in vain

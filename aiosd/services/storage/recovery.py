@@ -28,6 +28,10 @@ class Mended:
     orphans: int = 0
     failed: int = 0
 
+    @property
+    def is_anything(self) -> bool:
+        return bool(self.finished or self.temporary or self.orphans or self.failed)
+
 
 def recover(files: Files) -> Mended:
     """Mend it all.  Blocking; the database's writer must run."""
