@@ -28,6 +28,10 @@ _STATE_STYLES = {
     "paused": "yellow",
     "stalled": "yellow",
     "cancelling": "red",
+    "ok": "green",
+    "note": "yellow",
+    "unknown": "yellow",
+    "problem": "red",
 }
 
 

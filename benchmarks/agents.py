@@ -302,12 +302,13 @@ def report(rows: Sequence[Row]) -> str:
     words = [
         f"Seconds from the first call to the last reply; {N_TURNS} turns of "
         f"{N_OUTPUT} tokens each, under one system prompt of about 700 tokens, with a "
-        "tool call of 0.1 to 0.5 s between.",
+        "tool call of 0.1 to 0.5 s between. × aiosd's: over aiosd's time in the same round.",
         table(head, cells),
         "Ours over the limit, which knows of no waits, target "
         f"{LIMIT_TARGET}: {'; '.join(limits)}.",
-        "Targets against llama-server with 8 slots: " + "; ".join(_against_targets(rows)) + ".",
     ]
+    if verdicts := list(_against_targets(rows)):
+        words.append(f"Targets against llama-server with 8 slots: {'; '.join(verdicts)}.")
     if missed:
         words.append(f"Fewer tokens than asked for came from: {', '.join(sorted(missed))}.")
     return "\n\n".join(words)
