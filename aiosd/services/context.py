@@ -210,13 +210,14 @@ class ContextStore:
         at: Place,
         text_of: Callable[[int, int], str],
         now_ms: int,
+        *,
+        agent: AgentId,
+        since_ms: int,
         name: str | None,
     ) -> Context:
-        """A new context of the same agent that starts as the source was at that place."""
+        """A new context of the agent's that starts as the source was at that place."""
         kept = entries.cut(source.log, at, text_of)
-        context = Context(
-            new_context_id(), source.agent, source.model, now_ms, now_ms, name, source.id
-        )
+        context = Context(new_context_id(), agent, source.model, now_ms, now_ms, name, source.id)
         log, tokens, n_bytes = list(source.log), source.tokens[:], source.n_bytes
         n_tokens = sum(e.n_tokens for e in log[: at.turn]) + at.offset
 
@@ -225,10 +226,12 @@ class ContextStore:
             self._enter(context)
             self._shrink(context, kept, n_tokens)
 
-        with self._room(source.agent):
-            await self._write(
-                lambda t: saved_contexts.fork(t, source.id, kept, _saved(context)), on_commit
-            )
+        def work(transaction: Transaction) -> None:
+            saved_contexts.fork(transaction, source.id, kept, _saved(context))
+            saved_agents.add(transaction, agent, since_ms, 0)
+
+        with self._room(agent):
+            await self._write(work, on_commit)
         return context
 
     async def delete(self, context: Context) -> None:

@@ -51,11 +51,24 @@ def test_a_group_opens_what_its_members_have_as_far_as_its_mode(tmp_path: Path) 
             bob.context_at(context.id).read()
 
 
+def test_a_fork_is_whose_who_made_it_but_a_persons_is_the_owners(tmp_path: Path) -> None:
+    with agents(tmp_path, Access(), "ada", "bob", "aiosctl") as (ada, bob, person):
+        person.access.group("team", add=["ada", "bob"])
+        context = ada.context(system="Be brief.").id
+        fork = bob.context_at(context).fork()
+        fork.append("more")  # which a reader couldn't in ada's
+        by_person = person.context_at(context).fork()
+        owners = {c["context"]: c["agent"] for c in person.contexts(all=True)}
+        assert owners == {context: "ada", fork.id: "bob", by_person.id: "ada"}
+
+
 def test_groups_and_grants_and_rights_last_over_a_restart(tmp_path: Path) -> None:
     with agents(tmp_path, Access(), "ada", "root") as (ada, root):
         root.access.group("team", add=["ada", "bob"], mode="write")
         grant = ada.access.grant("memory", "bob", mode="read", expires_s=3600)
         root.call("access.rights", agent="bob", remove=["tool"])
+        told = [(e["act"], e["name"]) for e in root.access.audit() if e["event"] == "changed"]
+        assert told == [("group", "team +ada +bob mode=write"), ("rights", "bob -tool")]
     with agents(tmp_path, Access(), "ada", "bob") as (ada, bob):
         (group,) = bob.access.groups()
         assert (group["name"], group["mode"], group["members"]) == ("team", "write", ["ada", "bob"])

@@ -175,7 +175,7 @@ class Accesses:
             remove=p.get("remove", ()),
             mode=p.get("mode"),
             rights=p.get("rights"),
-            also=self._changed(call, "group", target),
+            also=self._changed(call, "group", target, _said(p)),
         )
         return _describe_group(group, is_fixed=False)
 
@@ -191,7 +191,7 @@ class Accesses:
         agent = AgentId(p.get("uid", call.agent.uid), p["agent"])
         target = Target("access", agent, agent.name)
         privileges = self._d.access.privileges
-        also = self._changed(call, "rights", target)
+        also = self._changed(call, "rights", target, _said(p))
         if {"add", "remove", "reset"} & p.keys():
             await self._d.access.admit(call, "admin", target)
             if p.get("reset"):
@@ -218,14 +218,13 @@ class Accesses:
             ],
         }
 
-    def _changed(self, call: Call, act: str, target: Target) -> Also:
-        """A change's entry in the audit."""
+    def _changed(self, call: Call, act: str, target: Target, what: str = "") -> Also:
+        """A change's entry in the audit: of what, and what about it."""
+        name = f"{target.name} {what}".strip()
 
         def also(t: Transaction) -> None:
             by = f"{call.agent.uid}:{call.agent.name}"
-            entry = Entry(
-                now_ms(), "changed", call.agent, act, target.kind, target.owner, target.name, by
-            )
+            entry = Entry(now_ms(), "changed", call.agent, act, target.kind, target.owner, name, by)
             self._d.access.audit.append(t, entry)
 
         return also
@@ -326,6 +325,15 @@ class Accesses:
 
 def _answer(reason: str, *, is_allowed: bool = False, asks: bool = False) -> Result:
     return {"allowed": is_allowed, "reason": reason, "asks": asks}
+
+
+def _said(params: dict[str, Any]) -> str:
+    """A change of a group or of rights in a line: +added -removed =reset."""
+    signs = {"add": "+", "remove": "-", "reset": "="}
+    words = [sign + one for key, sign in signs.items() for one in params.get(key, ())]
+    words += [f"mode={params['mode']}"] if "mode" in params else []
+    words += [f"rights={','.join(params['rights'])}"] if "rights" in params else []
+    return " ".join(words)
 
 
 def _describe_group(group: Group, *, is_fixed: bool) -> Result:

@@ -68,12 +68,17 @@ class Contexts:
         async with self._locked(call, "read") as source:
             generate.check_model(self._d, source.model)
             n_tokens = call.params.get("n_tokens", len(source.tokens))
+            # Whoever may read another's context has its fork; a person at the shell acts for it.
+            agent = source.agent if call.subject.is_operator else call.agent
+            now = generate.now_ms()
             forked = await self._d.contexts.fork(
                 source,
                 self._place(source, n_tokens),
                 self._d.prompter.text_of(source),
-                generate.now_ms(),
-                call.params.get("name"),
+                now,
+                agent=agent,
+                since_ms=self._d.agents.enter(agent, now).since_ms,
+                name=call.params.get("name"),
             )
         return {"context": forked.id}
 
