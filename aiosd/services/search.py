@@ -36,7 +36,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_TERMS = 64  # different words of a query that count; the rest of a long one adds little
-MAX_TERM_CHARS = 64
+MAX_TERM_CHARS = 256
 MAX_QUERY_CHARS = 16_384  # what comes after doesn't count
 FUSION_RANK = 60  # reciprocal rank fusion, Cormack et al. 2009: 1 / (60 + rank)
 MIN_CANDIDATES = 50  # of each way, to be fused
@@ -215,6 +215,9 @@ class Search:
         also = [doc for doc, _ in by_words]
         by_vectors, cosines = await self._compare(key, vector, n_candidates, among, also)
         if used is Mode.VECTORS:
+            n_pending = await self.n_pending(owner) if len(by_vectors) < k else 0
+            if n_pending:
+                reason = f"{n_pending} documents have no vector yet"
             return Found(used, tuple(Hit(doc, score, score) for doc, score in by_vectors), reason)
         hits = [
             Hit(doc, score, cosines.get(doc))
@@ -428,8 +431,9 @@ def match_expression(query: str) -> str | None:
     Whatever a person types is words here; FTS5's own syntax (AND, NEAR, *, column:) never counts.
     """
     words = re.findall(r"\w+", unicodedata.normalize("NFC", query[:MAX_QUERY_CHARS]))
-    terms = dict.fromkeys(word[:MAX_TERM_CHARS].casefold() for word in words)
-    chosen = list(terms)[:MAX_TERMS]
+    # The index folds case in its own way, so a term stays as it was typed.
+    terms = {word.lower(): word[:MAX_TERM_CHARS] for word in words}
+    chosen = list(terms.values())[:MAX_TERMS]
     return " OR ".join(f'"{term}"' for term in chosen) or None
 
 

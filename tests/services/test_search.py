@@ -34,10 +34,10 @@ async def in_place(work: Callable[[], T]) -> T:
 
 @contextlib.asynccontextmanager
 async def searching(
-    path: Path, embedder: Embedder | None = None
+    path: Path, embedder: Embedder | None = None, ram_bytes: int = 2**20
 ) -> AsyncIterator[tuple[Database, Search]]:
     async with opened(path) as db, asyncio.TaskGroup() as tasks:
-        found = Search(db, embedder, in_place, ram_bytes=2**20)
+        found = Search(db, embedder, in_place, ram_bytes=ram_bytes)
         await found.start()
         task = tasks.create_task(found.run())
         try:
@@ -85,6 +85,12 @@ def test_words_are_found_in_any_form_best_match_first(tmp_path: Path) -> None:
             assert docs_of(await asked.search(MINE, "cafe", 5, Mode.WORDS)) == [docs[2]]
             assert docs_of(await asked.search(MINE, "cat", 1, Mode.WORDS)) == [docs[1]]
             assert docs_of(await asked.search(MINE, "dog", 5, Mode.WORDS)) == []
+            text = "STRASSE, Straße, snake_case, İstanbul, e\u0301tude"
+            (street,) = await put(db, asked, MINE, text)
+                db, asked, MINE, "STRASSE, Straße, snake_case, İstanbul, e\u0301tude"
+            )
+            for query in ("Straße", "strasse", "snake", "İstanbul", "étude", "snake_case"):
+                assert docs_of(await asked.search(MINE, query, 5, Mode.WORDS)) == [street]
 
     asyncio.run(main())
 
@@ -160,6 +166,32 @@ def test_a_document_without_a_vector_yet_is_found_by_its_words(tmp_path: Path) -
             assert hit.similarity == pytest.approx(0.7071, abs=1e-3)
             found = await asked.search(MINE, "one two", 5, Mode.HYBRID)
             assert found.hits[0].score == 1.0  # first both ways
+
+    asyncio.run(main())
+
+
+def test_vectors_that_find_no_room_in_ram_are_read_every_time(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with searching(tmp_path / "db", WordsEmbedder(), ram_bytes=0) as (db, asked):
+            docs = await put(db, asked, MINE, "one two", "three four")
+            await embedded(db, asked, MINE)
+            for _ in range(2):
+                found = await asked.search(MINE, "three", 1, Mode.VECTORS)
+                assert (docs_of(found), found.reason) == ([docs[1]], None)
+            assert asked._shelf.n_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_a_search_by_vectors_says_how_many_are_still_to_be_made(tmp_path: Path) -> None:
+    async def main() -> None:
+        embedder = WordsEmbedder()
+        embedder.gate.clear()
+        async with searching(tmp_path / "db", embedder) as (db, asked):
+            await put(db, asked, MINE, "one", "two")
+            await put(db, asked, HERS, "three")
+            found = await asked.search(MINE, "one", 5, Mode.VECTORS)
+            assert (found.hits, found.reason) == ((), "2 documents have no vector yet")
 
     asyncio.run(main())
 
@@ -261,10 +293,10 @@ def test_no_query_is_taken_for_syntax(query: str) -> None:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ('say "hi" AND (go) NEAR/3 text:x* -y', '"say" OR "hi" OR "and" OR "go" OR "near" OR "3"'),
+        ('say "hi" AND (go) NEAR/3 text:x* -y', '"say" OR "hi" OR "AND" OR "go" OR "NEAR" OR "3"'),
         ("\0 ; --", None),
         ("", None),
-        ("a A ä", '"a" OR "ä"'),
+        ("A a ä", '"a" OR "ä"'),
     ],
 )
 def test_a_query_becomes_its_words(query: str, expected: str | None) -> None:
