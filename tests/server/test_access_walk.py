@@ -53,6 +53,7 @@ class Things:
 
 
 Params = Callable[[Things], dict[str, Any]]
+Make = Callable[[str], Things]
 READ = (OK, DENIED, OK, OK, OK, NOT_FOUND, NOT_FOUND)
 WRITE = (OK, DENIED, DENIED, OK, OK, NOT_FOUND, NOT_FOUND)
 SHOWN = (OK, OK, OK, OK, OK, NOT_FOUND, NOT_FOUND)
@@ -212,22 +213,29 @@ def result(peer: RawPeer, method: str, **params: Any) -> Any:
 
 
 @pytest.fixture
-def make(peers: dict[str, RawPeer]) -> Iterator[Callable[[], Things]]:
+def make(peers: dict[str, RawPeer]) -> Iterator[Make]:
     """Makes the owner's things; what is left of them is let go."""
     owner = peers["owner"]
-    jobs: list[str] = []
+    contexts: list[str] = []
 
-    def things() -> Things:
-        context = result(owner, "context.create", system="A secret.")["context"]
-        ended = result(owner, "llm.generate", prompt="x", max_tokens=1, detach=True)["job"]
-        result(owner, "storage.write", path="x.txt", data=b"a secret")
-        result(owner, "storage.write", path="x.txt", data=b"another secret")
-        note = result(owner, "memory.add", content="a secret")["memory"]
-        jobs.append(context)
-        return Things(context, ended, ended, note, "ada:/x.txt")
+    def things(method: str) -> Things:
+        """Those that the call is about."""
+        noun = method.partition(".")[0]
+        context = job = note = ""
+        if noun in ("context", "llm"):
+            context = result(owner, "context.create", system="A secret.")["context"]
+            contexts.append(context)
+        if noun == "job":
+            job = result(owner, "llm.generate", prompt="x", max_tokens=1, detach=True)["job"]
+        if noun == "memory":
+            note = result(owner, "memory.add", content="a secret")["memory"]
+        if noun == "storage":
+            for data in (b"a secret", b"another secret"):
+                result(owner, "storage.write", path="x.txt", data=data)
+        return Things(context, job, job, note, "ada:/x.txt")
 
     yield things
-    for context in jobs:
+    for context in contexts:
         owner.ask("context.delete", context=context)
     owner.ask("storage.delete", path="y")
 
@@ -243,25 +251,23 @@ def test_the_walk_knows_every_syscall() -> None:
 
 
 @pytest.mark.parametrize("method", [m for m in WALK if not m.startswith("job.")])
-def test_each_identity_is_served_or_not(
-    method: str, peers: dict[str, RawPeer], make: Callable[[], Things]
-) -> None:
+def test_each_identity_is_served_or_not(method: str, peers: dict[str, RawPeer], make: Make) -> None:
     params, expected = WALK[method]
     found = {}
-    things = make() if method in ON_THINGS else Things("", "", "", "", "")
+    things = make(method) if method in ON_THINGS else Things("", "", "", "", "")
     for who, peer in peers.items():
         if expected[:3] == WRITE[:3]:  # what one has changed or deleted isn't there for the next
-            things = make()
+            things = make(method)
         found[who] = code(peer.ask(method, **params(things)))
     assert found == dict(zip(IDENTITIES, expected, strict=True))
 
 
 @pytest.mark.parametrize("method", [m for m in ON_THINGS if m.startswith("job.")])
 def test_jobs_are_seen_and_steered_by_their_uid_and_read_by_who_may(
-    method: str, daemon: Daemon, peers: dict[str, RawPeer], make: Callable[[], Things]
+    method: str, daemon: Daemon, peers: dict[str, RawPeer], make: Make
 ) -> None:
     params, expected = ON_THINGS[method]
-    things, found, job = make(), {}, ""
+    things, found, job = make(method), {}, ""
     for who, peer in peers.items():
         if method != "job.attach" and (method == "job.cancel" or not job):
             job = paused_job(daemon, peers["owner"])
@@ -294,12 +300,12 @@ def test_changing_takes_admin(method: str, peers: dict[str, RawPeer]) -> None:
 
 @pytest.mark.parametrize("method", [m for m in ON_THINGS if m.startswith(("context", "memory"))])
 def test_to_a_stranger_it_is_as_if_it_were_not_there(
-    method: str, peers: dict[str, RawPeer], make: Callable[[], Things]
+    method: str, peers: dict[str, RawPeer], make: Make
 ) -> None:
     if "agent" in ON_THINGS[method][0](Things("", "", "", "", "")):
         return  # it names an agent of one's own uid
-    things = make()
-    made_up = Things("c" + "0" * 16, "", "", "m" + "0" * (len(things.note) - 1), "")
+    things = make(method)
+    made_up = Things("c" + "0" * 16, "", "", "m" + "0" * 21, "")
     params = ON_THINGS[method][0]
     for who in ("stranger", "admin"):
         real: Any = peers[who].ask(method, **params(things)).error
@@ -310,9 +316,9 @@ def test_to_a_stranger_it_is_as_if_it_were_not_there(
 
 @pytest.mark.parametrize("right", ["llm", "context", "memory", "storage"])
 def test_a_missing_right_is_named_whatever_the_call_is_about(
-    right: str, daemon: Daemon, peers: dict[str, RawPeer], make: Callable[[], Things]
+    right: str, daemon: Daemon, peers: dict[str, RawPeer], make: Make
 ) -> None:
-    things = make()
+    things = make(right)
     with RawPeer(daemon.config.socket, "nobody", uid=UID) as nobody:
         for method, syscall in TABLE.items():
             if syscall.right == right and method in WALK:
@@ -320,10 +326,9 @@ def test_a_missing_right_is_named_whatever_the_call_is_about(
                 assert (error["code"], error["data"]) == (DENIED, {"right": right}), method
 
 
-def test_what_a_stranger_sees_of_others_is_nothing(
-    peers: dict[str, RawPeer], make: Callable[[], Things]
-) -> None:
-    make()
+def test_what_a_stranger_sees_of_others_is_nothing(peers: dict[str, RawPeer], make: Make) -> None:
+    make("context")
+    make("memory")
     stranger = peers["stranger"]
     contexts = result(stranger, "context.list", all=True)["contexts"]
     assert {c["uid"] for c in contexts} <= {OTHER_UID}
