@@ -120,7 +120,7 @@ def facts_of(result: JobResult) -> dict[str, Any]:
     is_done = result.outcome is Outcome.DONE and ending is not None
     return {
         "finish": ending.finish if is_done and ending is not None else None,
-        "prompt_tokens": cost.n_prompt,
+        "read_tokens": cost.n_prompt,
         "cached_tokens": result.n_cached,
         "tokens": len(result.tokens),
         "queue_ms": cost.queue_ns // 10**6,

@@ -19,6 +19,7 @@ from aiosd.services.database import Transaction
 from aiosd.services.saved_contexts import NotAsSaved, from_blob, to_blob
 
 RUNNING, DONE, FAILED = "running", "done", "failed"
+PART_ITEMS = 256
 _COLUMNS = "id, uid, agent, context, params, prompt, seed, created_ms, state, result, finished_ms"
 
 
@@ -179,4 +180,18 @@ def _load(transaction: Transaction, where: str, value: str) -> Iterator[SavedJob
 
 
 def _text(value: dict[str, Any]) -> str:
+    """As JSON.  Long lists in parts: each holds the interpreter, and with it the event loop, until
+    it is done."""
+    parts = (f"{_piece(key)}:{_list(item)}" for key, item in value.items())
+    return f"{{{','.join(parts)}}}"
+
+
+def _list(value: object) -> str:
+    if not isinstance(value, list):
+        return _piece(value)
+    pieces = (_piece(value[at : at + PART_ITEMS])[1:-1] for at in range(0, len(value), PART_ITEMS))
+    return f"[{','.join(pieces)}]"
+
+
+def _piece(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

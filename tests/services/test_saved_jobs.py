@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -83,6 +84,12 @@ def test_a_result_past_its_limit_is_refused_and_the_job_still_runs(db: Transacti
     with pytest.raises(TooLarge, match="the result of job j1 has 15 bytes, limit is 14"):
         saved_jobs.finish(db, JOB, DONE, {"text": "four"}, now_ms=30, max_result_bytes=14)
     assert [job.id for job in saved_jobs.unfinished(db)] == ["j1"]
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 255, 256, 257, 1000])
+def test_json_made_in_parts_is_the_json(n_items: int) -> None:
+    result = {"text": 'a "ü"', "tokens": list(range(n_items)), "top": [["x", -0.5]] * n_items}
+    assert saved_jobs._text(result) == json.dumps(result, ensure_ascii=False, separators=(",", ":"))
 
 
 def test_a_deleted_job_is_gone_with_its_output(db: Transaction) -> None:

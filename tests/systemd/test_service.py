@@ -174,6 +174,23 @@ def test_a_reload_takes_what_it_can_and_says_what_it_cannot(lab: Lab) -> None:
     assert (lab.show("MainPID"), lab.show("ActiveState")) == (pid, "active")
 
 
+def test_the_journal_has_a_line_with_fields_for_each_call_and_no_word_of_it(lab: Lab) -> None:
+    running(lab)
+    said = ask(lab, "ann", "--agent", "poet", "--json", "run", "--max-tokens", "4", "Say zqXqz.")
+    assert said.returncode == 0, said.stderr
+    job = json.loads(said.stdout)["job"]
+    logs = ("aiosctl", "logs", "--json", "--agent", "poet", "--job", job)
+    lab.until(lambda: lab.do(*logs).stdout != "", "the line")
+    [line] = map(json.loads, lab.must(*logs).splitlines())
+    assert (line["event"], line["name"], line["outcome"]) == ("syscall", "llm.generate", "ok")
+    assert int(line["ttft_ms"]) <= int(line["total_ms"])
+    assert line["uid"] == lab.must("id", "-u", "ann").strip()
+    assert lab.must("aiosctl", "logs", "-n", "5").count("\n") >= 5
+    everything = lab.must("journalctl", "-u", "aiosd.service", "-o", "json", "--all")
+    assert f'"AIOSD_JOB":"{job}"' in everything
+    assert "zqXqz" not in everything
+
+
 def test_a_configuration_with_an_error_is_not_tried_again_and_again(lab: Lab) -> None:
     running(lab)
     restarts = lab.show("NRestarts")
