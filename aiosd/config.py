@@ -172,7 +172,7 @@ class Limits:
         reloads=True,
     )
     params_bytes_per_uid: int = _key(
-        128 * MIB,
+        256 * MIB,
         "Params of all calls in flight of one uid together; past it `busy`.",
         low=4 * KIB,
         high=1024**5,

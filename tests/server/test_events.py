@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aios_sdk import wire
+from aios_sdk import AsyncClient, Client, wire
 from aios_sdk.errors import QuotaExceeded
 from aiosd import config
 from aiosd.server.daemon import Daemon
@@ -189,3 +190,33 @@ def on_loop(daemon: Daemon, n_events: int) -> None:
                 await asyncio.sleep(0)
 
     asyncio.run_coroutine_threadsafe(tell(), daemon.loop).result(20)
+
+
+def test_both_clients_listen_and_leave(daemon_socket: str) -> None:
+    with Client(daemon_socket, agent="worker") as client:
+        with client.events() as events:
+            assert next(events)["event"] == "listening"
+            client.generate("x", max_tokens=2)
+            assert [next(events)["event"] for _ in range(2)] == ["started", "ended"]
+        assert "aiosd_ttft_seconds_count 1.0" in client.metrics()
+
+    async def main() -> list[object]:
+        seen: list[object] = []
+        async with AsyncClient(daemon_socket, agent="worker") as client:
+            async with client.events() as events:
+                async for event in events:
+                    seen.append(event["event"])
+                    if len(seen) == 1:
+                        await client.generate("x", max_tokens=2)
+                    if len(seen) == 3:
+                        break
+            assert "aiosd_ttft_seconds_count 2.0" in await client.metrics()
+        return seen
+
+    assert asyncio.run(main()) == ["listening", "started", "ended"]
+
+
+@pytest.fixture
+def daemon_socket(tmp_path: Path) -> Iterator[str]:
+    with served(tmp_path) as daemon:
+        yield daemon.config.socket
