@@ -12,8 +12,8 @@ from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Act, Grant, Target, Verdict
 from aiosd.services.search import Mode
-from aiosd.services.storage.files import Entry
 from aiosd.services.storage.paths import Parts, parse
+from aiosd.services.storage.reading import Entry
 from aiosd.services.storage.rows import File
 
 if TYPE_CHECKING:

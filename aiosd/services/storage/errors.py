@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
 
 from aios_sdk.errors import SyscallError, Unavailable
 
@@ -22,3 +24,12 @@ def refusal(error: OSError) -> SyscallError:
     """Unavailable: nothing of the act is kept, reads go on."""
     words = _WORDS.get(error.errno or 0, error.strerror or str(error))
     return Unavailable(f"the daemon's storage refused: {words}")
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """What the disk refuses in the block, as refusal() says it."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error) from error

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from aios_sdk.errors import SyscallError
-from aiosd.services.storage import rows
+from aiosd.services.storage import changes, rows
 from aiosd.services.storage.confined import remove_tree
 from aiosd.services.storage.files import Files
 from aiosd.services.storage.visible import split
@@ -42,7 +42,7 @@ def recover(files: Files) -> Mended:
         if root.pending:
             try:
                 files.visible.finish_pending(owner, root.pending)
-                records.write(lambda t, owner=owner: rows.clear_pending(t, owner))  # type: ignore[misc]
+                records.write(lambda t, owner=owner: changes.clear_pending(t, owner))  # type: ignore[misc]
                 mended.finished += 1
             except (SyscallError, OSError):
                 mended.failed += 1  # what is there now will be a version of its own
@@ -51,7 +51,7 @@ def recover(files: Files) -> Mended:
             records.read(lambda t, root=root: rows.directories(t, root)),  # type: ignore[misc]
         ):
             records.write(
-                lambda t, owner=owner, path=path: rows.forget_directories(t, owner, path)  # type: ignore[misc]
+                lambda t, owner=owner, path=path: changes.forget_directories(t, owner, path)  # type: ignore[misc]
             )
     _temporary_files(files, mended)
     _orphans(files, mended)

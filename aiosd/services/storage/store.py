@@ -25,8 +25,9 @@ from aiosd.services.database import Database, Transaction
 from aiosd.services.storage import recovery, rows
 from aiosd.services.storage.blobs import Part
 from aiosd.services.storage.errors import refusal
-from aiosd.services.storage.files import Entry, Files
+from aiosd.services.storage.files import Files
 from aiosd.services.storage.paths import Parts
+from aiosd.services.storage.reading import Entry
 from aiosd.services.storage.rows import File, Limits, Root, Version
 from aiosd.services.storage.visible import no_file
 from aiosd.storage_config import StorageConfig
@@ -143,12 +144,12 @@ class Storage:
     async def stat(self, owner: AgentId, parts: Parts) -> Entry:
         """NotFound if there is nothing.  What a person has just put there gets its version."""
         async with self._reading(owner):
-            entry = await self._run(lambda: self._files.entry(owner, parts))
+            entry = await self._run(lambda: self._files.reader.entry(owner, parts))
         if entry.is_dir or entry.version is not None:
             return entry
         await self._current(owner, parts)
         async with self._reading(owner):
-            return await self._run(lambda: self._files.entry(owner, parts))
+            return await self._run(lambda: self._files.reader.entry(owner, parts))
 
     async def read(
         self,
@@ -166,7 +167,7 @@ class Storage:
         if file is None:
             file = await self._database.read(lambda t: rows.find(t, *key))
         if version is None and file is not None:
-            at = functools.partial(self._files.read_current, owner, parts, file)
+            at = functools.partial(self._files.reader.read_current, owner, parts, file)
             async with self._reading(owner):
                 done = await self._run(lambda: at(offset=offset, n_bytes=n_bytes, n_most=n_most))
             if done is not None:
@@ -178,7 +179,13 @@ class Storage:
         if file is None:
             raise no_file(key[1])
         read = functools.partial(
-            self._files.read, owner, file, version, offset=offset, n_bytes=n_bytes, n_most=n_most
+            self._files.reader.read,
+            owner,
+            file,
+            version,
+            offset=offset,
+            n_bytes=n_bytes,
+            n_most=n_most,
         )
         async with self._reading(owner):
             return await self._run(read)
@@ -193,14 +200,14 @@ class Storage:
     ) -> tuple[list[Entry], bool]:
         async with self._reading(owner):
             return await self._run(
-                lambda: self._files.entries(
+                lambda: self._files.reader.entries(
                     owner, parts, recursive=recursive, after=after, n_most=n_most
                 )
             )
 
     async def with_content(self, uid: int, sha256: str, work: Callable[[bytes], T]) -> T:
         """What work() makes of a content, in a thread.  Unavailable if it is gone."""
-        return await self._run(lambda: work(self._files.content(uid, sha256)))
+        return await self._run(lambda: work(self._files.reader.content(uid, sha256)))
 
     async def usage(self, owner: AgentId) -> tuple[Root, Limits]:
         """What the agent stores and may store."""
@@ -316,10 +323,10 @@ class Storage:
 
     async def _current(self, owner: AgentId, parts: Parts) -> File:
         async with self._reading(owner):
-            file = await self._run(lambda: self._files.current(owner, parts))
+            file = await self._run(lambda: self._files.reader.current(owner, parts))
         if file is None:
             async with self._writing(owner):
-                file = await self._run(lambda: self._files.settle(owner, parts))
+                file = await self._run(lambda: self._files.outside.settle(owner, parts))
         if file is None:
             raise no_file("/".join(parts))
         return file
@@ -331,8 +338,8 @@ class Storage:
         self._rows[key] = file
 
     def _history(self, owner: AgentId, parts: Parts) -> list[Version]:
-        self._files.settle(owner, parts)
-        return self._files.history(owner, parts)
+        self._files.outside.settle(owner, parts)
+        return self._files.reader.history(owner, parts)
 
     @contextlib.asynccontextmanager
     async def _turn(self, owner: AgentId) -> AsyncIterator[_Turns]:

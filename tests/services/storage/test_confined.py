@@ -134,8 +134,8 @@ def test_acts_on_a_root_full_of_planted_links_touch_nothing_outside(
                     case "write":
                         files.write(ALICE, tuple(one), b"mine", "replace", "alice")
                     case "read":
-                        if file := files.settle(ALICE, tuple(one)):
-                            data, _ = files.read(
+                        if file := files.outside.settle(ALICE, tuple(one)):
+                            data, _ = files.reader.read(
                                 ALICE, file, None, offset=0, n_bytes=None, n_most=99
                             )
                             assert data == b"mine"
@@ -146,7 +146,9 @@ def test_acts_on_a_root_full_of_planted_links_touch_nothing_outside(
                     case "rename":
                         files.rename(ALICE, tuple(one), tuple(other), "alice", over=True)
                     case "list":
-                        found, _ = files.entries(ALICE, (), recursive=True, after="", n_most=1000)
+                        found, _ = files.reader.entries(
+                            ALICE, (), recursive=True, after="", n_most=1000
+                        )
                         assert all(e.size != len(b"secret") for e in found)
         assert tree(outside) == before
 
@@ -189,9 +191,9 @@ def test_somebody_who_swaps_a_directory_and_a_link_gains_nothing(
                 counts["refused"] += 1
 
         def read() -> None:
-            file = files.settle(ALICE, ("a", "f"))
+            file = files.outside.settle(ALICE, ("a", "f"))
             if file is not None:
-                data, _ = files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)
+                data, _ = files.reader.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)
                 assert data == b"mine"
 
         thread = threading.Thread(target=swap)

@@ -39,16 +39,16 @@ def write(
 
 
 def read(files: Files, path: str, version: int | None = None, owner: AgentId = ALICE) -> bytes:
-    file = files.settle(owner, at(path)) if version is None else None
+    file = files.outside.settle(owner, at(path)) if version is None else None
     if version is not None:
         file = files.records.read(lambda t: rows.find(t, owner, path))
     if file is None:
         raise NotFound(path)
-    return files.read(owner, file, version, offset=0, n_bytes=None, n_most=10**9)[0]
+    return files.reader.read(owner, file, version, offset=0, n_bytes=None, n_most=10**9)[0]
 
 
 def versions(files: Files, path: str) -> list[tuple[int, str, int]]:
-    return [(v.version, v.op, v.size) for v in files.history(ALICE, at(path))]
+    return [(v.version, v.op, v.size) for v in files.reader.history(ALICE, at(path))]
 
 
 def remove(files: Files, path: str, *, recursive: bool = False) -> None:
@@ -61,7 +61,7 @@ def move(files: Files, source: str, target: str, *, over: bool = False) -> None:
 
 def listed(files: Files, path: str = "", *, recursive: bool = True) -> list[str]:
     parts = at(path) if path else ()
-    found, _ = files.entries(ALICE, parts, recursive=recursive, after="", n_most=1000)
+    found, _ = files.reader.entries(ALICE, parts, recursive=recursive, after="", n_most=1000)
     return [e.path + ("/" if e.is_dir else "") for e in found]
 
 
@@ -247,7 +247,7 @@ def test_a_listing_goes_on_where_it_ended(tmp_path: Path) -> None:
         collected: list[str] = []
         after, has_more = "", True
         while has_more:
-            found, has_more = files.entries(ALICE, (), recursive=True, after=after, n_most=2)
+            found, has_more = files.reader.entries(ALICE, (), recursive=True, after=after, n_most=2)
             collected += [e.path + ("/" if e.is_dir else "") for e in found]
             after = found[-1].path
         assert collected == everything
@@ -257,13 +257,13 @@ def test_a_listing_goes_on_where_it_ended(tmp_path: Path) -> None:
 def test_parts_of_a_large_file_are_read_without_the_rest(tmp_path: Path) -> None:
     with opened(tmp_path) as files:
         write(files, "a", bytes(range(200)))
-        file = files.settle(ALICE, at("a"))
+        file = files.outside.settle(ALICE, at("a"))
         assert file is not None
-        part, version = files.read(ALICE, file, None, offset=190, n_bytes=50, n_most=100)
+        part, version = files.reader.read(ALICE, file, None, offset=190, n_bytes=50, n_most=100)
         assert (part, version.size) == (bytes(range(190, 200)), 200)
         with pytest.raises(TooLarge, match="200 bytes from 0 on, one answer holds 100"):
-            files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=100)
-        assert files.read(ALICE, file, 1, offset=999, n_bytes=1, n_most=1)[0] == b""
+            files.reader.read(ALICE, file, None, offset=0, n_bytes=None, n_most=100)
+        assert files.reader.read(ALICE, file, 1, offset=999, n_bytes=1, n_most=1)[0] == b""
 
 
 # ---------------------------------------------------------------- quotas and history
@@ -331,7 +331,7 @@ def test_what_a_person_changes_is_a_version_and_harms_none(tmp_path: Path) -> No
     with opened(tmp_path) as files:
         write(files, "a", b"ours")
         (seen(tmp_path) / "a").write_bytes(b"their")  # in place
-        assert files.current(ALICE, at("a")) is None
+        assert files.reader.current(ALICE, at("a")) is None
         assert read(files, "a") == b"their"
         assert read(files, "a", 1) == b"ours"
         assert versions(files, "a")[0] == (2, "outside", 5)
@@ -367,7 +367,7 @@ def test_a_file_that_was_only_touched_or_restored_is_no_new_version(tmp_path: Pa
         os.utime(seen(tmp_path) / "a", (5, 5))
         assert read(files, "a") == b"1"
         assert [v for v, _, _ in versions(files, "a")] == [1]
-        assert files.current(ALICE, at("a")) is not None
+        assert files.reader.current(ALICE, at("a")) is not None
         check(files, tmp_path)
 
 

@@ -63,15 +63,17 @@ def test_a_full_disk_refuses_writes_in_words_and_keeps_what_it_has(
             with pytest.raises(Unavailable, match="disk is full"):
                 files.rollback(ALICE, ("a",), 1, 1, "alice")
             assert tree(small_disk / "tmp") == {}
-            file = files.settle(ALICE, ("a",))
+            file = files.outside.settle(ALICE, ("a",))
             assert file is not None
-            assert files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)[0] == b"1"
+            assert (
+                files.reader.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)[0] == b"1"
+            )
         # Two copies of three quarters each don't fit: the second one is refused in the middle.
         with pytest.raises(Unavailable, match="disk is full"):
             files.write(ALICE, ("b",), b"3" * 3 * BIG, "replace", "alice")
         assert tree(small_disk / "tmp") == {}
         with pytest.raises(NotFound):
-            files.entry(ALICE, ("b",))
+            files.reader.entry(ALICE, ("b",))
         assert files.write(ALICE, ("a",), b"4" * BIG, "replace", "alice").version == 2
         assert len(tree(small_disk / "blobs")) == 2
         assert tree(seen(tmp_path)) == {"a": b"4" * BIG}
@@ -86,10 +88,10 @@ def test_what_can_t_be_written_can_be_read(tmp_path: Path, small_disk: Path) -> 
             files.write(ALICE, ("a",), b"2", "replace", "alice")
         with pytest.raises(Unavailable, match="read-only"):
             files.make_directory(ALICE, ("d",))
-        file = files.settle(ALICE, ("a",))
+        file = files.outside.settle(ALICE, ("a",))
         assert file is not None
-        assert files.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)[0] == b"1"
-        listed, _ = files.entries(ALICE, (), recursive=True, after="", n_most=9)
+        assert files.reader.read(ALICE, file, None, offset=0, n_bytes=None, n_most=99)[0] == b"1"
+        listed, _ = files.reader.entries(ALICE, (), recursive=True, after="", n_most=9)
         assert [entry.path for entry in listed] == ["a"]
         root = files.records.read(lambda t: rows.root(t, ALICE))
         assert root is not None

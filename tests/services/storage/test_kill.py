@@ -69,7 +69,7 @@ def versions(files: Files, name: str) -> History:
         kept = files.records.read(lambda t, file=file: rows.history(t, file))  # type: ignore[misc]
         assert [v.version for v in kept] == list(range(file.version, 0, -1))
         found[file.path] = [
-            None if v.sha256 is None else files.content(owner.uid, v.sha256).decode()
+            None if v.sha256 is None else files.reader.content(owner.uid, v.sha256).decode()
             for v in reversed(kept)
         ]
     return found
@@ -90,9 +90,9 @@ def check(directory: Path, told: dict[str, tuple[History, Act | None]]) -> dict[
                 if contents[-1] is not None
             }
             assert tree(seen(directory, owner)) == live
-            assert all(files.current(owner, tuple(path.split("/"))) is not None for path in live), (
-                "no outside edit is invented"
-            )
+            assert all(
+                files.reader.current(owner, tuple(path.split("/"))) is not None for path in live
+            ), "no outside edit is invented"
             now[owner.name] = there
         assert set(files.blobs.all()) == files.records.read(rows.all_hashes)
         assert tree(directory / "storage/tmp") == {}
