@@ -16,8 +16,8 @@ from aios_sdk.errors import InvalidParams, Unavailable
 from aiosd.kernel.model import AgentId
 from aiosd.services.access import Target
 from aiosd.services.context import Context
+from aiosd.services.documents import Mode
 from aiosd.services.saved_notes import Note
-from aiosd.services.search import Mode
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon

@@ -20,9 +20,10 @@ from aios_sdk.errors import SyscallError, TooLarge
 from aiosd.kernel.model import AgentId
 from aiosd.services import saved_notes
 from aiosd.services.database import Database, Transaction
+from aiosd.services.documents import Mode
 from aiosd.services.hot_set import HotSet
 from aiosd.services.saved_notes import Changed, Note, Quota
-from aiosd.services.search import Found, Hit, Mode, Search
+from aiosd.services.search import Found, Hit, Search
 
 MAX_USES = 4096  # times of use that are not on the disk yet; more are written at once
 MAX_BLOCKS = 4096  # agents whose blocks and figures are kept

@@ -13,9 +13,9 @@ from typing import Any
 
 from aios_sdk.errors import Busy, NotFound, QuotaExceeded
 from aiosd.kernel.model import AgentId
-from aiosd.services import search
+from aiosd.services import documents
 from aiosd.services.database import Transaction
-from aiosd.services.search import Kind, Owner
+from aiosd.services.documents import Kind, Owner
 
 NOTE_BYTES = 128  # what a note counts for beside its text: its row and its place in the indexes
 MAX_LINKS = 64  # of one note: the oldest stay
@@ -96,7 +96,7 @@ def add(t: Transaction, note: Note, quota: Quota) -> Changed:
     if note.enrichment == WAITING:
         _check_waiting(t, note.agent, quota)
     _count(t, note.agent, 1, note.n_bytes, quota)
-    note = replace(note, doc=search.put(t, owner_of(note.agent), note.searchable, note.tags))
+    note = replace(note, doc=documents.put(t, owner_of(note.agent), note.searchable, note.tags))
     _write(t, note)
     return Changed(note)
 
@@ -112,15 +112,15 @@ def change(t: Transaction, agent: AgentId, id_: str, quota: Quota, **fields: Any
     _count(t, agent, 0, new.n_bytes - old.n_bytes, quota)
     removed: list[int] = []
     if (new.searchable, new.tags) != (old.searchable, old.tags):
-        removed = search.remove(t, owner_of(agent), [old.doc])
-        new = replace(new, doc=search.put(t, owner_of(agent), new.searchable, new.tags))
+        removed = documents.remove(t, owner_of(agent), [old.doc])
+        new = replace(new, doc=documents.put(t, owner_of(agent), new.searchable, new.tags))
     _write(t, new)
     return Changed(new, tuple(removed))
 
 
 def delete(t: Transaction, agent: AgentId, id_: str) -> Changed:
     old = load(t, agent, id_)
-    removed = search.remove(t, owner_of(agent), [old.doc])
+    removed = documents.remove(t, owner_of(agent), [old.doc])
     t.execute("DELETE FROM memory_notes WHERE id = ?", (id_,))
     _count(t, agent, -1, -old.n_bytes, None)
     return Changed(old, tuple(removed), old.links)

@@ -1,23 +1,17 @@
 """Search over what agents keep: by words (FTS5, BM25), by vectors (exact), and both fused by rank.
 
-Memory and storage both keep their texts here, as documents of an owner: a kind and an agent.
+Memory and storage both keep their texts as documents (documents.py) and ask here.
 
-Rule 1: a query sees documents of one owner.  Words are counted per uid and kind (a table of its
-own for each), so that not even a score tells of another uid's words.
-Rule 2: put() and remove() run inside the caller's write: an index can't differ from what it is of.
-Search.ready() comes before an owner's first put(): FTS5 tables are made in a write of their own,
-since one that is made in a write that then fails spoils the whole batch's commit.
-Rule 3: a document is found by its words as soon as it is committed; its vector is made later, in
+Rule 1: ready() comes before an owner's first documents.put(), committed() after every put() and
+remove() that has been committed.
+Rule 2: a document is found by its words as soon as it is committed; its vector is made later, in
 batches, owner by owner in turn.  Nothing here waits for a model but a query's own vector.
-Rule 4: a result says how it was found; without an embedder that is by words, whatever was asked.
+Rule 3: a result says how it was found; without an embedder that is by words, whatever was asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import re
-import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,38 +22,17 @@ import structlog
 from numpy.typing import NDArray
 
 from aios_sdk.errors import EngineFailed, SyscallError, Unavailable
-from aiosd.kernel.model import AgentId
+from aiosd.services import documents
 from aiosd.services.database import Database, Transaction
+from aiosd.services.documents import Mode, Owner
 from aiosd.services.vectors import Matrix, Shelf, Vector, VectorSet, nearest
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-MAX_TERMS = 64  # different words of a query that count; the rest of a long one adds little
-MAX_TERM_CHARS = 256
-MAX_QUERY_CHARS = 16_384  # what comes after doesn't count
 FUSION_RANK = 60  # reciprocal rank fusion, Cormack et al. 2009: 1 / (60 + rank)
 MIN_CANDIDATES = 50  # of each way, to be fused
-BATCH_DOCS = 16  # embedded at once in the background: an urgent query waits for no more than these
-BATCH_CHARS = 8192  # likewise; one document may be longer, the embedder cuts it
-LOAD_ROWS = 2048  # vectors per read from the database, so that other readers get their turn
 MAX_READY = 10_000  # owners remembered to be known to the database
-_NUMBER_BITS = 32
-
-
-class Kind(enum.StrEnum):
-    """What documents are of."""
-
-    MEMORY = "memory"
-    STORAGE = "storage"
-
-
-class Mode(enum.StrEnum):
-    """How documents are found."""
-
-    HYBRID = "hybrid"
-    WORDS = "words"
-    VECTORS = "vectors"
 
 
 class Embedder(Protocol):
@@ -73,14 +46,6 @@ class Embedder(Protocol):
     @property
     def n_dims(self) -> int: ...
     async def embed(self, texts: Sequence[str], *, is_urgent: bool) -> Matrix: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose documents, and of what kind."""
-
-    kind: Kind
-    agent: AgentId
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,67 +69,6 @@ class Found:
 
 class _Work(Protocol):
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]: ...
-
-
-# ---------------------------------------------------------------- inside a write
-
-
-def put(t: Transaction, owner: Owner, text: str, tags: Iterable[str] = ()) -> int:
-    """A new document; returns its number, which is never used again.  Documents don't change:
-    remove the old one and put a new one."""
-    key, n_numbers = t.execute(
-        "UPDATE search_owners SET n_numbers = n_numbers + 1 WHERE (kind, uid, agent) = (?, ?, ?) "
-        "RETURNING key, n_numbers",
-        (str(owner.kind), owner.agent.uid, owner.agent.name),
-    ).fetchone()
-    doc = int((key << _NUMBER_BITS) + n_numbers)
-    t.execute("INSERT INTO search_docs (doc, text) VALUES (?, ?)", (doc, text))
-    t.execute(f"INSERT INTO {_words(owner)} (rowid, text) VALUES (?, ?)", (doc, text))  # noqa: S608 - a name we made
-    rows = [(key, tag, doc) for tag in set(tags)]
-    t.executemany("INSERT INTO search_tags (owner, tag, doc) VALUES (?, ?, ?)", rows)
-    return doc
-
-
-def remove(t: Transaction, owner: Owner, docs: Iterable[int]) -> list[int]:
-    """Documents of this owner; those that aren't there are passed over.  Returns what was removed,
-    for Search.committed()."""
-    key, removed = _key(t, owner), []
-    for doc in docs:
-        row = t.execute("SELECT text FROM search_docs WHERE doc = ?", (doc,)).fetchone()
-        if row is None or doc >> _NUMBER_BITS != key:
-            continue
-        words = _words(owner)
-        # The table of words keeps no text of its own: it is told what to forget.
-        statement = f"INSERT INTO {words} ({words}, rowid, text) VALUES ('delete', ?, ?)"  # noqa: S608 - a name we made
-        t.execute(statement, (doc, row[0]))
-        t.execute("DELETE FROM search_docs WHERE doc = ?", (doc,))
-        removed.append(doc)
-    return removed
-
-
-def _make_owner(t: Transaction, owner: Owner) -> None:
-    t.execute(
-        f"CREATE VIRTUAL TABLE IF NOT EXISTS {_words(owner)} USING fts5 (text, "
-        "content = 'search_docs', content_rowid = 'doc', "
-        "tokenize = 'porter unicode61 remove_diacritics 2')"
-    )
-    t.execute(
-        "INSERT INTO search_owners (kind, uid, agent) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        (str(owner.kind), owner.agent.uid, owner.agent.name),
-    )
-
-
-def _key(t: Transaction, owner: Owner) -> int | None:
-    row = t.execute(
-        "SELECT key FROM search_owners WHERE (kind, uid, agent) = (?, ?, ?)",
-        (str(owner.kind), owner.agent.uid, owner.agent.name),
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _words(owner: Owner) -> str:
-    """The table of words of this kind and uid: both are ours, so the name is safe in SQL."""
-    return f"search_words_{owner.kind.value}_{int(owner.agent.uid)}"
 
 
 # ---------------------------------------------------------------- asking
@@ -206,7 +110,7 @@ class Search:
                 used, reason = Mode.WORDS, error.message
         n_candidates = k if used is not Mode.HYBRID else max(MIN_CANDIDATES, 4 * k)
         key, by_words, among = await self._database.search(
-            partial(_read, owner=owner, query=query, k=n_candidates, mode=used, tags=tags)
+            partial(documents.find, owner=owner, query=query, k=n_candidates, mode=used, tags=tags)
         )
         if key is None:
             return Found(used, (), reason)
@@ -229,12 +133,12 @@ class Search:
         """To be awaited before the first write with a put() of this owner."""
 
         def is_there(t: Transaction) -> bool:
-            return _key(t, owner) is not None
+            return documents.key_of(t, owner) is not None
 
         if owner in self._ready:
             return
         if not await self._database.read(is_there):
-            await self._database.write(partial(_make_owner, owner=owner))
+            await self._database.write(partial(documents.make_owner, owner=owner))
         if len(self._ready) >= MAX_READY:
             self._ready.clear()  # to be asked for again
         self._ready.add(owner)
@@ -253,13 +157,7 @@ class Search:
         """How many of the owner's documents have no vector yet."""
 
         def work(t: Transaction) -> int:
-            key = _key(t, owner)
-            if key is None:
-                return 0
-            statement = (
-                "SELECT count(*) FROM search_docs WHERE doc BETWEEN ? AND ? AND embedder != ?"
-            )
-            return int(t.execute(statement, (*_range(key), self._embedder_key)).fetchone()[0])
+            return documents.n_without(t, owner, self._embedder_key)
 
         return 0 if self.embedder is None else await self._database.search(work)
 
@@ -268,7 +166,7 @@ class Search:
         that were removed (on_commit of Database.write is the place)."""
         by_key: dict[int, list[int]] = {}
         for doc in removed:
-            by_key.setdefault(doc >> _NUMBER_BITS, []).append(doc)
+            by_key.setdefault(documents.owner_key_of(doc), []).append(doc)
         for key, docs in by_key.items():
             self._change(key, partial(VectorSet.remove, docs=docs))
         self._wake.set()
@@ -317,16 +215,16 @@ class Search:
         assert self.embedder is not None
         vectors = VectorSet(self.embedder.n_dims)
         loading.changes.clear()
-        first, last = _range(key)
+        first, last = documents.numbers_of(key)
         while True:
             rows = await self._database.search(
-                partial(_read_vectors, first=first, last=last, embedder=self._embedder_key)
+                partial(documents.read_vectors, first=first, last=last, embedder=self._embedder_key)
             )
             if rows:
                 matrix = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
                 vectors.put([row[0] for row in rows], matrix.reshape(len(rows), -1))
                 first = rows[-1][0] + 1
-            if len(rows) < LOAD_ROWS:
+            if len(rows) < documents.LOAD_ROWS:
                 break
         for change in loading.changes:  # committed meanwhile: said again it does no harm
             change(vectors)
@@ -348,7 +246,7 @@ class Search:
         """Before anything is asked: which vectors are of the embedder there is."""
         if self.embedder is not None:
             self._embedder_key = await self._database.write(
-                partial(_embedder_key, fingerprint=self.embedder.fingerprint)
+                partial(documents.embedder_key, fingerprint=self.embedder.fingerprint)
             )
 
     async def run(self) -> None:
@@ -360,10 +258,10 @@ class Search:
             self._wake.clear()
             try:
                 batch = await self._database.search(
-                    partial(_next_batch, embedder=self._embedder_key, after=last_owner)
+                    partial(documents.next_batch, embedder=self._embedder_key, after=last_owner)
                 )
                 if batch:
-                    last_owner = batch[0][0] >> _NUMBER_BITS
+                    last_owner = documents.owner_key_of(batch[0][0])
                     await self._embed(batch)
                     continue
             except SyscallError as error:  # a full disk, a shutdown: again when something happens
@@ -382,11 +280,13 @@ class Search:
             return
 
         def write(t: Transaction) -> list[int]:
-            return _write_vectors(t, self._embedder_key, docs, rows)
+            return documents.write_vectors(t, self._embedder_key, docs, rows)
 
         def committed(kept: list[int]) -> None:
             mine = np.array([docs.index(doc) for doc in kept], np.intp)
-            self._change(docs[0] >> _NUMBER_BITS, lambda vectors: vectors.put(kept, rows[mine]))
+            self._change(
+                documents.owner_key_of(docs[0]), lambda vectors: vectors.put(kept, rows[mine])
+            )
 
         await self._database.write(write, committed)
 
@@ -423,119 +323,3 @@ def fuse(*rankings: Sequence[int]) -> list[tuple[int, float]]:
     return sorted(
         ((doc, score / best) for doc, score in scores.items()), key=lambda hit: (-hit[1], hit[0])
     )
-
-
-def match_expression(query: str) -> str | None:
-    """A query as FTS5 takes it: its different words, each quoted, any of them.  None: no words.
-
-    Whatever a person types is words here; FTS5's own syntax (AND, NEAR, *, column:) never counts.
-    """
-    words = re.findall(r"\w+", unicodedata.normalize("NFC", query[:MAX_QUERY_CHARS]))
-    # The index folds case in its own way, so a term stays as it was typed.
-    terms = {word.lower(): word[:MAX_TERM_CHARS] for word in words}
-    chosen = list(terms.values())[:MAX_TERMS]
-    return " OR ".join(f'"{term}"' for term in chosen) or None
-
-
-# ---------------------------------------------------------------- on the database's threads
-
-
-def _range(key: int) -> tuple[int, int]:
-    """The least and the greatest number an owner's documents can have."""
-    return key << _NUMBER_BITS, ((key + 1) << _NUMBER_BITS) - 1
-
-
-def _read(
-    t: Transaction, *, owner: Owner, query: str, k: int, mode: Mode, tags: Sequence[str]
-) -> tuple[int | None, list[tuple[int, float]], NDArray[np.int64] | None]:
-    """The owner's key, what its words find, and which documents have all the tags."""
-    key = _key(t, owner)
-    if key is None:
-        return None, [], None
-    wanted = sorted(set(tags))
-    marks = ", ".join("?" * len(wanted))
-    tagged = (
-        f"SELECT doc FROM search_tags WHERE owner = ? AND tag IN ({marks}) "  # noqa: S608 - marks
-        f"GROUP BY doc HAVING count(*) = {len(wanted)}"
-    )
-    tag_values = (key, *wanted)
-    by_words: list[tuple[int, float]] = []
-    expression = match_expression(query)
-    if mode is not Mode.VECTORS and expression is not None:
-        words = _words(owner)
-        statement = (
-            f"SELECT rowid, bm25({words}) AS score FROM {words} "  # noqa: S608 - a name we made
-            f"WHERE {words} MATCH ? AND rowid BETWEEN ? AND ? "
-            f"{f'AND rowid IN ({tagged})' if wanted else ''} ORDER BY score, rowid LIMIT ?"
-        )
-        values = (expression, *_range(key), *(tag_values if wanted else ()), k)
-        by_words = [(int(doc), -float(score)) for doc, score in t.execute(statement, values)]
-    among = None
-    if wanted and mode is not Mode.WORDS:
-        among = np.array([row[0] for row in t.execute(tagged, tag_values)], np.int64)
-    return key, by_words, among
-
-
-def _read_vectors(
-    t: Transaction, *, first: int, last: int, embedder: int
-) -> list[tuple[int, bytes]]:
-    return t.execute(
-        "SELECT doc, vector FROM search_vectors JOIN search_docs USING (doc) "
-        "WHERE doc BETWEEN ? AND ? AND embedder = ? ORDER BY doc LIMIT ?",
-        (first, last, embedder, LOAD_ROWS),
-    ).fetchall()
-
-
-def _embedder_key(t: Transaction, *, fingerprint: str) -> int:
-    t.execute(
-        "INSERT INTO search_embedders (fingerprint) VALUES (?) ON CONFLICT DO NOTHING",
-        (fingerprint,),
-    )
-    select = "SELECT key FROM search_embedders WHERE fingerprint = ?"
-    return int(t.execute(select, (fingerprint,)).fetchone()[0])
-
-
-def _next_batch(t: Transaction, *, embedder: int, after: int) -> list[tuple[int, str]]:
-    """Documents of the next owner in turn: first those without any vector, then those with one of
-    an earlier embedder."""
-    for side in ("<", ">"):
-        select = f"SELECT min(embedder) FROM search_docs WHERE embedder {side} ?"  # noqa: S608 - from above
-        stale = t.execute(select, (embedder,)).fetchone()[0]
-        if stale is None:
-            continue
-        select = "SELECT min(doc) FROM search_docs WHERE embedder = ? AND doc > ?"
-        doc = t.execute(select, (stale, _range(after)[1])).fetchone()[0]
-        if doc is None:  # nobody after the one who had the last turn
-            doc = t.execute(select, (stale, -1)).fetchone()[0]
-        rows = t.execute(
-            "SELECT doc, text FROM search_docs WHERE embedder = ? AND doc BETWEEN ? AND ? "
-            "ORDER BY doc LIMIT ?",
-            (stale, doc, _range(doc >> _NUMBER_BITS)[1], BATCH_DOCS),
-        ).fetchall()
-        return _short_enough(rows)
-    return []
-
-
-def _short_enough(rows: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    n_chars = 0
-    for number, (_, text) in enumerate(rows):
-        n_chars += len(text)
-        if n_chars > BATCH_CHARS:
-            return rows[: max(1, number)]
-    return rows
-
-
-def _write_vectors(t: Transaction, embedder: int, docs: Sequence[int], rows: Matrix) -> list[int]:
-    """Those of documents that are still there."""
-    kept = []
-    for doc, row in zip(docs, rows, strict=True):
-        statement = "UPDATE search_docs SET embedder = ? WHERE doc = ?"
-        if t.execute(statement, (embedder, doc)).rowcount == 0:
-            continue
-        t.execute(
-            "INSERT INTO search_vectors (doc, vector) VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET vector = excluded.vector",
-            (doc, row.astype("<f4").tobytes()),
-        )
-        kept.append(doc)
-    return kept

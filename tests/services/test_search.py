@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiosd.kernel.model import AgentId
-from aiosd.services import search
+from aiosd.services import documents, search
 from aiosd.services.database import Database, Transaction
-from aiosd.services.search import Embedder, Found, Kind, Mode, Owner, Search
+from aiosd.services.documents import Kind, Mode, Owner
+from aiosd.services.search import Embedder, Found, Search
 from aiosd.services.vectors import VectorSet, nearest
 from tests.services.embedder import WordsEmbedder
 from tests.services.opened import in_memory, opened
@@ -51,13 +52,13 @@ async def put(
 ) -> list[int]:
     await asked.ready(owner)
     return await db.write(
-        lambda t: [search.put(t, owner, text, tags) for text in texts],
+        lambda t: [documents.put(t, owner, text, tags) for text in texts],
         lambda _: asked.committed(),
     )
 
 
 async def remove(db: Database, asked: Search, owner: Owner, docs: Sequence[int]) -> None:
-    await db.write(lambda t: search.remove(t, owner, docs), asked.committed)
+    await db.write(lambda t: documents.remove(t, owner, docs), asked.committed)
 
 
 async def embedded(db: Database, asked: Search, *owners: Owner) -> None:
@@ -238,7 +239,7 @@ def test_owners_take_turns_when_vectors_are_made(tmp_path: Path) -> None:
         embedder = WordsEmbedder()
         embedder.gate.clear()
         async with searching(tmp_path / "db", embedder) as (db, asked):
-            await put(db, asked, MINE, *[f"mine {n}" for n in range(3 * search.BATCH_DOCS)])
+            await put(db, asked, MINE, *[f"mine {n}" for n in range(3 * documents.BATCH_DOCS)])
             await put(db, asked, HERS, "hers")
             embedder.gate.set()
             await embedded(db, asked, MINE, HERS)
@@ -283,7 +284,7 @@ def test_no_query_is_taken_for_syntax(query: str) -> None:
     with in_memory() as t:
         t.execute("CREATE VIRTUAL TABLE texts USING fts5 (text)")
         t.execute("INSERT INTO texts VALUES ('near and or not text: star*')")
-        expression = search.match_expression(query)
+        expression = documents.match_expression(query)
         if expression is not None:
             t.execute("SELECT * FROM texts WHERE texts MATCH ?", (expression,)).fetchall()
 
@@ -298,11 +299,11 @@ def test_no_query_is_taken_for_syntax(query: str) -> None:
     ],
 )
 def test_a_query_becomes_its_words(query: str, expected: str | None) -> None:
-    made = search.match_expression(query)
+    made = documents.match_expression(query)
     assert made is not None if expected else made is None
     assert made == expected or (expected and made and made.startswith(expected))
     many = " ".join(f"w{n}" for n in range(1000))
-    assert (search.match_expression(many) or "").count("OR") == search.MAX_TERMS - 1
+    assert (documents.match_expression(many) or "").count("OR") == documents.MAX_TERMS - 1
 
 
 def test_fusion_adds_the_reciprocal_ranks() -> None:
@@ -317,8 +318,8 @@ def test_an_updated_document_is_in_the_index_of_words_once(tmp_path: Path) -> No
             (old,) = await put(db, asked, MINE, "old words here")
 
             def replace(t: Transaction) -> int:
-                search.remove(t, MINE, [old])
-                return search.put(t, MINE, "new words here")
+                documents.remove(t, MINE, [old])
+                return documents.put(t, MINE, "new words here")
 
             new = await db.write(replace, lambda _: asked.committed([old]))
             assert docs_of(await asked.search(MINE, "words", 9, Mode.WORDS)) == [new]
@@ -333,7 +334,7 @@ def test_a_write_that_fails_leaves_nothing_to_find(tmp_path: Path) -> None:
         async with searching(tmp_path / "db") as (db, asked):
 
             def fail(t: Transaction) -> None:
-                search.put(t, MINE, "never said")
+                documents.put(t, MINE, "never said")
                 raise ValueError("no")
 
             async def failing() -> None:

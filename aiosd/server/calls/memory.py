@@ -8,8 +8,8 @@ from aiosd.kernel.model import AgentId
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Act, Target
+from aiosd.services.documents import Mode
 from aiosd.services.saved_notes import Note
-from aiosd.services.search import Mode
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon

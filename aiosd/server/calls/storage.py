@@ -11,7 +11,7 @@ from aios_sdk.errors import InvalidParams, NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Act, Grant, Target, Verdict
-from aiosd.services.search import Mode
+from aiosd.services.documents import Mode
 from aiosd.services.storage.paths import Parts, parse
 from aiosd.services.storage.reading import Entry
 from aiosd.services.storage.rows import File

@@ -15,9 +15,10 @@ import structlog
 
 from aios_sdk.errors import SyscallError
 from aiosd.kernel.model import AgentId
-from aiosd.services import search
+from aiosd.services import documents
 from aiosd.services.database import Database, Transaction
-from aiosd.services.search import Kind, Mode, Owner, Search
+from aiosd.services.documents import Kind, Mode, Owner
+from aiosd.services.search import Search
 from aiosd.services.storage.chunks import Chunk, chunks, snippet, text_of
 from aiosd.services.storage.paths import Parts
 from aiosd.services.storage.store import Storage
@@ -183,13 +184,13 @@ def _replace(t: Transaction, one: _ToDo, owner: Owner, made: list[Chunk], most: 
     t.execute("DELETE FROM storage_chunks WHERE file = ?", (one.file,))
     for chunk in made:
         same = old.get(chunk.text)
-        doc = same.pop() if same else search.put(t, owner, chunk.text)
+        doc = same.pop() if same else documents.put(t, owner, chunk.text)
         t.execute(
             "INSERT INTO storage_chunks (doc, root, file, version, start) VALUES (?, ?, ?, ?, ?)",
             (doc, one.root, one.file, one.version, chunk.start),
         )
     gone = [doc for docs in old.values() for doc in docs]
-    removed = search.remove(t, owner, gone) if gone else []
+    removed = documents.remove(t, owner, gone) if gone else []
     t.execute("UPDATE storage_files SET indexed = ? WHERE key = ?", (one.version, one.file))
     return removed
 
