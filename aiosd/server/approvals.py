@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_NAMED = ("storage", "tool")  # kinds whose names come again; other names are ids
+_NAMED_BY_ID = ("context", "memory", "job")  # a new one has another: a rule is for all of its owner
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -321,5 +321,5 @@ def _grant(request: Request, mode: Mode, expires_ms: int | None) -> Grant:
 
 def _rule(request: Request) -> Remembered:
     target = request.target
-    name = target.name if target.kind in _NAMED else "*"
+    name = "*" if target.kind in _NAMED_BY_ID else target.name
     return Remembered(new_id("r"), request.agent, request.act, target.kind, target.owner, name)

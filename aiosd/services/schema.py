@@ -345,6 +345,8 @@ _STORAGE = (
     """,
 )
 
+_AUDIT_INDEX = ("CREATE INDEX audit_by_uid ON audit (uid)",)  # in the order of seq, the rowid
+
 
 def _all_of(statements: tuple[str, ...]) -> Migration:
     def migrate(transaction: Transaction) -> None:
@@ -361,4 +363,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _all_of(_MEMORY),
     _all_of(_ACCESS),
     _all_of(_STORAGE),
+    _all_of(_AUDIT_INDEX),
 )

@@ -447,8 +447,12 @@ def test_a_change_of_policy_may_have_to_be_confirmed(tmp_path: Path) -> None:
             assert person.call("sys.policy")["quantum_tokens"] == 16
             person.access.approve(request)
             assert answered(ada)["quantum_tokens"] == 3
-            person.access.deny(waiting(ada, "access.rights", agent="bob", add=["spawn"]))
-            assert answered(ada) == "denied"
+            request = waiting(ada, "access.rights", agent="bob", add=["spawn"])
+            person.access.approve(request, remember=True)
+            assert answered(ada)["agent"] == "bob"
+            assert ada.ask("access.rights", agent="bob", reset=["spawn"]).error is None
+            person.access.deny(waiting(ada, "access.rights", agent="eve", add=["spawn"]))
+            assert answered(ada) == "denied"  # what was remembered was about bob
 
 
 def test_reading_may_have_to_be_confirmed_also_from_above(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ RELEASED = {
     4: "e4e3551a0a70729983fe2043b02927035028bdadc8a27b3d1f5ff37bc87f7f6d",
     5: "fb7fea70b755ab8c81d9872ed9f0b0306ab11575639681d867678a6c6e678805",
     6: "473e207d643fd3a58a980a5a71aa6248e23bc89b96d9adfacf3b1ec9da907269",
+    7: "fae6a165b6ac479f482b627167710b6fe33ce537fa749f73ce706f030ad544c7",
 }
 """Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
 
