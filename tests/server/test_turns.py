@@ -6,6 +6,7 @@ import asyncio
 import gc
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,12 @@ def test_a_frame_of_headers_alone_is_taken_apart_in_pieces(tmp_path: Path) -> No
 
 
 def test_all_jobs_of_an_agent_end_when_it_is_killed_or_leaves(tmp_path: Path) -> None:
-    model = FakeModel(n_slots=4, slot_tokens=256)
-    model.delay_s = 0.002
+    model, may_step = FakeModel(n_slots=4, slot_tokens=256), threading.Event()
+
+    def hold(_pieces: object) -> None:
+        assert may_step.wait(60)  # so that none ends before all are here
+
+    model.before_decode = hold
     with served(tmp_path, model) as daemon, RawPeer(daemon.config.socket) as boss:
         workers = [RawPeer(daemon.config.socket, agent="worker") for _ in range(3)]
         leaver = RawPeer(daemon.config.socket, agent="leaver")
@@ -127,6 +132,7 @@ def test_all_jobs_of_an_agent_end_when_it_is_killed_or_leaves(tmp_path: Path) ->
             jobs = rows(boss)
         assert len({row["job"] for row in jobs}) == 400
         leaver.close()
+        may_step.set()
         assert boss.ask("agent.kill", agent="worker").error is None
         while rows(boss):
             pass

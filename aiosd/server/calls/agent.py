@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aios_sdk.errors import NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
+from aiosd.server.turns import in_turns
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ class Agents:
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
 
-    def agent_list(self, call: Call) -> Result:
+    async def agent_list(self, call: Call) -> Result:
         return {
             "agents": [
                 self._describe_agent(a.id)
-                for a in self._d.agents.all()
-                if self._d.access.sees(call, a.id)
+                async for a in in_turns(list(self._d.agents.all()))
+                # One that was here when the list was begun may have left.
+                if self._d.agents.get(a.id) and self._d.access.sees(call, a.id)
             ]
         }
 

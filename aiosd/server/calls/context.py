@@ -11,6 +11,7 @@ from aios_sdk.errors import (
 )
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
+from aiosd.server.turns import in_turns
 from aiosd.services import context as contexts
 from aiosd.services import entries
 from aiosd.services.access import Act
@@ -136,12 +137,12 @@ class Contexts:
     def context_info(self, call: Call) -> Result:
         return self._describe_context(self._context(call, "see"))
 
-    def context_list(self, call: Call) -> Result:
+    async def context_list(self, call: Call) -> Result:
         wants_all = call.params["all"]
         return {
             "contexts": [
                 self._describe_context(c)
-                for c in self._d.contexts.all()
+                async for c in in_turns(list(self._d.contexts.all()))
                 if c.agent == call.agent or (wants_all and self._d.access.sees(call, c.agent))
             ]
         }
