@@ -1,12 +1,14 @@
 """A thread that embeds: requests in, rows out, several texts of several requests in one call.
 
-Rule 1: every request comes home exactly once, through its done(), called on this thread.
+Rule 1: every request comes home exactly once, through its done(), called on this thread, unless
+it was dropped.
 Rule 2: requests take turns, one text each, so that a long one holds up no short one.
 Rule 3: a text that fails, fails its request alone: a call that fails is tried text by text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -34,7 +36,9 @@ Done = Callable[[Embedded | None, Exception | None], None]
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
+class Request:
+    """Texts on their way."""
+
     texts: Sequence[str]
     done: Done
     n_begun: int = 0
@@ -52,7 +56,7 @@ class EmbeddingThread:
     def __init__(self, context: EmbeddingContext, name: str, niceness: int = 0) -> None:
         self._context = context
         self._niceness = niceness
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self.busy_since_ns = 0
@@ -67,10 +71,22 @@ class EmbeddingThread:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, texts: Sequence[str], done: Done) -> None:
+    def put(self, texts: Sequence[str], done: Done) -> Request:
         with self._changed:
-            self._requests.append(_Request(texts, done))
+            request = Request(texts, done)
+            self._requests.append(request)
             self._changed.notify()
+            return request
+
+    def drop(self, request: Request) -> None:
+        """Nobody waits for it any more: its done() is not called, if it hasn't been."""
+        with self._changed:
+            request.is_over = True
+            self._take_out(request)
+
+    def _take_out(self, request: Request) -> None:
+        if request in self._requests:
+            self._requests.remove(request)
 
     def stop(self, timeout_s: float) -> bool:
         """End after the call under way; what waits fails.  Whether the thread has ended."""
@@ -87,7 +103,8 @@ class EmbeddingThread:
     def _run(self) -> None:
         if self._niceness:
             # Linux: a thread is a process of its own here, and this changes this one alone.
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+            with contextlib.suppress(OSError):  # a courtesy that some sandboxes refuse
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._requests or self._is_stopping)
@@ -101,7 +118,7 @@ class EmbeddingThread:
 
     def _turn(self) -> None:
         """One call, filled with the next text of each request in turn."""
-        batch: list[tuple[_Request, array[int]]] = []
+        batch: list[tuple[Request, array[int]]] = []
         n_tokens = 0
         while len(batch) < MAX_CALL_TEXTS:
             with self._changed:
@@ -120,18 +137,18 @@ class EmbeddingThread:
             with self._changed:
                 self._requests.rotate(-1)
                 if request.n_begun == len(request.texts):
-                    self._requests.remove(request)
+                    self._take_out(request)
             if not request.texts:
                 self._end(request, None)
         self._embed(batch)
 
-    def _tokenize(self, request: _Request) -> tuple[array[int], bool]:
+    def _tokenize(self, request: Request) -> tuple[array[int], bool]:
         try:
             return self._context.tokenize(request.texts[request.n_begun])
         except Exception:  # whatever it is: without tokens its vector is zero, and others go on
             return array("i"), True
 
-    def _embed(self, batch: list[tuple[_Request, array[int]]]) -> None:
+    def _embed(self, batch: list[tuple[Request, array[int]]]) -> None:
         if not batch:
             return
         try:
@@ -148,13 +165,10 @@ class EmbeddingThread:
             if len(request.rows) == len(request.texts):
                 self._end(request, None)
 
-    def _end(self, request: _Request, error: Exception | None) -> None:
+    def _end(self, request: Request, error: Exception | None) -> None:
         if request.is_over:
             return
-        request.is_over = True
-        with self._changed:
-            if request in self._requests:
-                self._requests.remove(request)
+        self.drop(request)
         if error is not None:
             request.done(None, error)
         else:

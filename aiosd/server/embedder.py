@@ -27,7 +27,8 @@ log = structlog.get_logger()
 
 BACKGROUND_NICENESS = 10  # weight 110 of 1024: a tenth, where all cores are busy
 MAX_URGENT_TEXTS = 16  # of one llm.embed; a larger one is background work
-MAX_WAITING_TEXTS = 8192  # of all llm.embed and queries; past it Busy
+MAX_WAITING_TEXTS = 8192  # on each thread; past it Busy
+MAX_TEXTS_PER_UID = 2048  # of a uid's llm.embed under way; past it Busy
 STOP_S = 5.0
 
 
@@ -116,8 +117,11 @@ class ModelEmbedder:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody is left to tell
                 loop.call_soon_threadsafe(settle, embedded, error)
 
-        thread.put(texts, done)
-        return await future
+        request = thread.put(texts, done)
+        try:
+            return await future
+        finally:
+            thread.drop(request)  # of a caller that was cancelled
 
 
 def load(config: Config) -> ModelEmbedder | None:

@@ -201,6 +201,26 @@ def test_a_text_that_fails_fails_its_request_alone(
     assert len(embedded.rows) == 0
 
 
+def test_what_was_dropped_is_not_computed_and_not_told(
+    recording: tuple[Recording, EmbeddingThread],
+) -> None:
+    context, thread = recording
+    first, done = home()
+    thread.put(["a" * 40], done)
+    dropped, done = home()
+    request = thread.put(["b" * 40] * 3, done)
+    last, done = home()
+    thread.put(["c" * 40], done)
+    thread.drop(request)
+    thread.drop(request)
+    context.gate.set()
+    assert first.get(timeout=WAIT_S)[0] is not None
+    assert last.get(timeout=WAIT_S)[0] is not None
+    assert dropped.empty()
+    assert sum(ord("b") in call for call in context.calls) <= 1  # one may have been under way
+    assert thread.n_texts == 0
+
+
 def test_calls_are_filled_up_to_their_limits(recording: tuple[Recording, EmbeddingThread]) -> None:
     context, thread = recording
     box, done = home()

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios_sdk import Client
-from aios_sdk.errors import NotFound, Unavailable
+from aios_sdk import Client, wire
+from aios_sdk.errors import Busy, NotFound, Unavailable
 from aiosd import config, models
+from aiosd.engine.embedding import MAX_CALL_TEXTS
 from aiosd.engine.fake_embedding import FakeEmbedding
 from aiosd.server import embedder
 from aiosd.server.daemon import Daemon
 from aiosd.server.embedder import ModelEmbedder
-from tests.server.harness import served
+from tests.server.harness import RawPeer, served
 
 
 @contextlib.contextmanager
@@ -117,3 +118,24 @@ def test_which_embedder_is_loaded_is_in_the_config(
         embedder.load(config.load(None, {**here, "embedder": "other"}))
     with pytest.raises(models.ModelError, match="does not exist"):
         embedder.load(config.load(None, {**here, "embedder": str(tmp_path / "no.gguf")}))
+
+
+def test_a_uids_texts_under_way_are_limited_and_those_of_who_left_are_let_go(
+    tmp_path: Path, model: FakeEmbedding
+) -> None:
+    model.gate.clear()
+    with asking(tmp_path, model) as (daemon, client):
+        peers = [RawPeer(daemon.config.socket, f"p{n}") for n in range(2)]
+        for peer in peers:
+            peer.send(wire.encode_request(1, "llm.embed", {"texts": ["x"] * 1024}))
+        assert daemon.embedder is not None
+        while daemon.embedder._background.n_texts < 2048 - MAX_CALL_TEXTS:
+            client.ping()
+        with pytest.raises(Busy, match="2048 texts being embedded, limit is 2048"):
+            client.embed(["y"])
+        for peer in peers:
+            peer.close()
+        while daemon.embedder._background.n_texts:
+            client.ping()
+        model.gate.set()
+        assert client.embed(["y"])["n_dims"] == model.n_dims

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
+    Busy,
     NotFound,
     TooLarge,
 )
@@ -13,7 +17,7 @@ from aios_sdk.syscalls import MAX_TOKENS_IN_CALL
 from aiosd import models
 from aiosd.server import generate
 from aiosd.server.calls.base import Result
-from aiosd.server.embedder import MAX_URGENT_TEXTS, no_embedder
+from aiosd.server.embedder import MAX_TEXTS_PER_UID, MAX_URGENT_TEXTS, no_embedder
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 class Llm:
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
+        self._n_embedding: Counter[int] = Counter()
 
     async def llm_generate(self, call: Call) -> Result:
         return await generate.run(self._d, call)
@@ -60,13 +65,32 @@ class Llm:
                 limit=limit,
             )
         is_urgent = len(texts) <= MAX_URGENT_TEXTS
-        found = await embedder.embed_and_tell(texts, is_urgent=is_urgent)
+        with self._counted(call.agent.uid, len(texts)):
+            found = await embedder.embed_and_tell(texts, is_urgent=is_urgent)
         return {
             "embeddings": [row.astype("<f4").tobytes() for row in found.rows],
             "n_dims": embedder.n_dims,
             "model": embedder.name,
             "truncated": list(found.cut),
         }
+
+    @contextlib.contextmanager
+    def _counted(self, uid: int, n_texts: int) -> Iterator[None]:
+        """A uid's texts under way are limited, so that others' find room."""
+        n_before = self._n_embedding[uid]
+        if n_before + n_texts > MAX_TEXTS_PER_UID:
+            raise Busy(
+                f"uid {uid} has {n_before} texts being embedded, limit is {MAX_TEXTS_PER_UID}",
+                retry_after_ms=1000,
+                queue_depth=n_before,
+            )
+        self._n_embedding[uid] += n_texts
+        try:
+            yield
+        finally:
+            self._n_embedding[uid] -= n_texts
+            if not self._n_embedding[uid]:
+                del self._n_embedding[uid]
 
     async def llm_models(self, call: Call) -> Result:
         info = self._d.model.info
