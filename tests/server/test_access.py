@@ -98,6 +98,17 @@ def test_a_grant_is_revoked_by_its_owner_alone_and_ends_by_itself(tmp_path: Path
             bob.memory.get(note)
 
 
+def test_a_grant_goes_with_what_it_was_about(tmp_path: Path) -> None:
+    with agents(tmp_path, Access(), "ada") as (ada,):
+        note, context = ada.memory.add("x"), ada.context()
+        ada.access.grant("memory", "bob", name=note)
+        ada.access.grant("context", "bob", name=context.id)
+        kept = ada.access.grant("memory", "bob")
+        ada.memory.delete(note)
+        context.delete()
+        assert [g["grant"] for g in ada.access.grants()["given"]] == [kept]
+
+
 def test_a_right_that_is_taken_is_gone_at_once_and_comes_back(tmp_path: Path) -> None:
     with agents(tmp_path, Access(), "bob", "root") as (bob, root):
         bob.tokenize("x")

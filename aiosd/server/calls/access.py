@@ -249,7 +249,7 @@ class Accesses:
 
     def access_grants(self, call: Call) -> Result:
         given, held = self._d.access.grants_of(call.agent)
-        return {"given": [describe_grant(g) for g in given], "held": [*map(describe_grant, held)]}
+        return {"given": [_describe_grant(g) for g in given], "held": [*map(_describe_grant, held)]}
 
     async def access_revoke(self, call: Call) -> Result:
         await self._d.access.revoke(call.agent, call.params["grant"])
@@ -350,7 +350,7 @@ def _describe_group(group: Group, *, is_fixed: bool) -> Result:
     }
 
 
-def describe_grant(grant: Grant) -> Result:
+def _describe_grant(grant: Grant) -> Result:
     """A grant as access.grants gives it."""
     return {
         "grant": grant.id,

@@ -155,6 +155,7 @@ class Contexts:
     async def context_delete(self, call: Call) -> Result:
         async with self._locked(call, "delete") as context:
             await self._d.contexts.delete(context)
+            await self._d.access.forget_grants(context.agent, "context", context.id)
         self._d.driver.drop_context(context.id)
         self._d.agents.leave(context.agent)
         return {}

@@ -49,6 +49,7 @@ class Memories:
     async def memory_delete(self, call: Call) -> Result:
         agent = await self._owner(call, "delete")
         await self._d.memory.delete(agent, call.params["memory"])
+        await self._d.access.forget_grants(agent, "memory", call.params["memory"])
         return {}
 
     async def memory_list(self, call: Call) -> Result:
