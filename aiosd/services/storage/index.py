@@ -109,10 +109,14 @@ class Index:
 
     async def run(self) -> None:
         """Index what was written, for ever.  A task of the daemon."""
+        find = _orphans  # once: it looks at every part there is
         while True:
             self._storage.changed.clear()
             try:
-                batch = await self._database.read(_to_do)
+                batch = await self._database.read(find)
+                if not batch and find is _orphans:
+                    find = _to_do
+                    continue
                 for one in batch:
                     await self._index(one)
                 if batch:
@@ -148,22 +152,29 @@ def _chunks_of(data: bytes) -> list[Chunk]:
 
 
 def _to_do(t: Transaction) -> list[_ToDo]:
-    """Files whose newest version isn't indexed; then parts whose file is no more."""
+    """Files whose newest version isn't indexed."""
     rows = t.execute(
         "SELECT f.key, f.root, r.uid, r.agent, f.version, f.sha256, f.size FROM storage_files f "
         "JOIN storage_roots r ON r.key = f.root WHERE f.indexed != f.version LIMIT ?",
         (_BATCH,),
-    ).fetchall()
-    rows += t.execute(
+    )
+    return [_of_row(row) for row in rows]
+
+
+def _orphans(t: Transaction) -> list[_ToDo]:
+    """Parts whose file was pruned before it was known to be deleted."""
+    rows = t.execute(
         "SELECT DISTINCT c.file, c.root, r.uid, r.agent, 0, NULL, 0 FROM storage_chunks c "
         "JOIN storage_roots r ON r.key = c.root "
         "WHERE NOT EXISTS (SELECT 1 FROM storage_files WHERE key = c.file) LIMIT ?",
-        (_BATCH - len(rows),),
-    ).fetchall()
-    return [
-        _ToDo(file, root, AgentId(uid, name), version, sha256, size)
-        for file, root, uid, name, version, sha256, size in rows
-    ]
+        (_BATCH,),
+    )
+    return [_of_row(row) for row in rows]
+
+
+def _of_row(row: tuple[int, int, int, str, int, str | None, int]) -> _ToDo:
+    file, root, uid, name, version, sha256, size = row
+    return _ToDo(file, root, AgentId(uid, name), version, sha256, size)
 
 
 def _replace(t: Transaction, one: _ToDo, owner: Owner, made: list[Chunk], most: int) -> list[int]:
