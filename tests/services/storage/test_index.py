@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from aiosd.services.database import Database, Transaction
+from aiosd.services.documents import Mode
 from aiosd.services.schema import MIGRATIONS
-from aiosd.services.search import Mode, Search
+from aiosd.services.search import Search
 from aiosd.services.storage.index import Index
 from aiosd.services.storage.store import Storage
 from aiosd.storage_config import StorageConfig
