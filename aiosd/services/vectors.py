@@ -1,8 +1,9 @@
 """Vectors of one owner's documents in memory, compared exactly: numpy, float32, unit length.
 
 Rule 1: a row that was written is never written again, so a view taken before stays true while a
-worker thread reads it.  What is removed is marked, and dropped when it is half of all.
-Rule 2: Shelf keeps the sets of many owners under a limit in bytes; the least recently used goes.
+worker thread reads it.  What is removed is marked, and dropped when it is half of its block.
+Rule 2: rows lie in blocks of bounded size, so that no change of a large set copies all of it.
+Rule 3: Shelf keeps the sets of many owners under a limit in bytes; the least recently used goes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,86 +19,121 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float32]
 Matrix = NDArray[np.float32]
 
-FIRST_ROWS = 16
+FIRST_ROWS = 16  # of a set's first block; each next is as large as all before, up to
+MAX_ROWS = 4096
 _BESIDE_BYTES = 100  # per row: its number, its mark, its place in the index of rows
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a worker compares with: rows, their documents, and which of them count."""
+    """What a worker compares with: rows, their documents, and which of them count, by blocks."""
 
-    rows: Matrix
+    rows: tuple[Matrix, ...]
     docs: NDArray[np.int64]
     is_live: NDArray[np.bool_]
+
+
+class _Block:
+    """Some rows of a set; n_rows are written, n_live of them count."""
+
+    __slots__ = ("docs", "is_live", "n_live", "n_rows", "rows")
+
+    def __init__(self, n_room: int, n_dims: int) -> None:
+        self.rows: Matrix = np.empty((n_room, n_dims), np.float32)
+        self.docs = np.empty(n_room, np.int64)
+        self.is_live = np.zeros(n_room, np.bool_)
+        self.n_rows = 0
+        self.n_live = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return self.rows.nbytes + _BESIDE_BYTES * len(self.rows)
+
+    def add(self, docs: Sequence[int], vectors: Matrix) -> range:
+        """Which rows they became."""
+        new = range(self.n_rows, self.n_rows + len(docs))
+        self.rows[new.start : new.stop] = vectors
+        self.docs[new.start : new.stop] = docs
+        self.is_live[new.start : new.stop] = True
+        self.n_rows += len(docs)
+        self.n_live += len(docs)
+        return new
 
 
 class VectorSet:
     """The vectors of one owner."""
 
     def __init__(self, n_dims: int) -> None:
-        self._rows: Matrix = np.empty((FIRST_ROWS, n_dims), np.float32)
-        self._docs = np.empty(FIRST_ROWS, np.int64)
-        self._is_live = np.zeros(FIRST_ROWS, np.bool_)
-        self._n_rows = 0
-        self._row_of: dict[int, int] = {}
+        self._n_dims = n_dims
+        self._blocks: list[_Block] = []
+        self._place_of: dict[int, tuple[_Block, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._row_of)
+        return len(self._place_of)
 
     @property
     def n_bytes(self) -> int:
-        return self._rows.nbytes + _BESIDE_BYTES * len(self._rows)
+        return sum(block.n_bytes for block in self._blocks)
 
     def put(self, docs: Sequence[int], vectors: Matrix) -> None:
         """Add documents; one that is there already is replaced."""
         self.remove(docs)
-        end = self._n_rows + len(docs)
-        if end > len(self._rows):
-            self._move(max(end, 2 * len(self._row_of), FIRST_ROWS), slack=len(docs))
-            end = self._n_rows + len(docs)
-        begin = self._n_rows
-        self._rows[begin:end] = vectors
-        self._docs[begin:end] = docs
-        self._is_live[begin:end] = True
-        self._row_of.update(zip(docs, range(begin, end), strict=True))
-        self._n_rows = end
+        self._append(docs, vectors)
+
+    def _append(self, docs: Sequence[int], vectors: Matrix) -> None:
+        begin = 0
+        while begin < len(docs):
+            block = self._block_with_room()
+            end = min(len(docs), begin + len(block.rows) - block.n_rows)
+            new = block.add(docs[begin:end], vectors[begin:end])
+            self._place_of.update(
+                (doc, (block, row)) for doc, row in zip(docs[begin:end], new, strict=True)
+            )
+            begin = end
+
+    def _block_with_room(self) -> _Block:
+        last = self._blocks[-1] if self._blocks else None
+        if last is None or last.n_rows == len(last.rows):
+            n_room = min(MAX_ROWS, max(FIRST_ROWS, len(self._place_of)))
+            last = _Block(n_room, self._n_dims)
+            self._blocks.append(last)
+        return last
 
     def remove(self, docs: Iterable[int]) -> None:
         """Documents that aren't there are passed over."""
         for doc in docs:
-            row = self._row_of.pop(doc, None)
-            if row is not None:
-                self._is_live[row] = False
-        if self._n_rows > FIRST_ROWS and len(self._row_of) < self._n_rows // 2:
-            self._move(max(FIRST_ROWS, 2 * len(self._row_of)), slack=0)
-
-    def _move(self, n_room: int, slack: int) -> None:
-        """Into new arrays, live rows only; views of the old ones stay as they are."""
-        live = np.flatnonzero(self._is_live[: self._n_rows])
-        n_room = max(n_room, len(live) + slack)
-        rows = np.empty((n_room, self._rows.shape[1]), np.float32)
-        docs = np.empty(n_room, np.int64)
-        is_live = np.zeros(n_room, np.bool_)
-        rows[: len(live)] = self._rows[live]
-        docs[: len(live)] = self._docs[live]
-        is_live[: len(live)] = True
-        self._rows, self._docs, self._is_live = rows, docs, is_live
-        self._n_rows = len(live)
-        self._row_of = {int(doc): row for row, doc in enumerate(docs[: len(live)])}
+            place = self._place_of.pop(doc, None)
+            if place is None:
+                continue
+            block, row = place
+            block.is_live[row] = False
+            block.n_live -= 1
+            if block.n_live < block.n_rows // 2 or not block.n_live:
+                self._blocks.remove(block)  # views of it stay as they are
+                live = np.flatnonzero(block.is_live[: block.n_rows])
+                self._append(block.docs[live].tolist(), block.rows[live])
 
     def view(self) -> View:
         """As it is now, whatever becomes of it."""
-        n = self._n_rows
-        return View(self._rows[:n], self._docs[:n], self._is_live[:n].copy())
+        blocks = self._blocks
+        return View(
+            tuple(block.rows[: block.n_rows] for block in blocks),
+            _joined([block.docs[: block.n_rows] for block in blocks], np.int64),
+            _joined([block.is_live[: block.n_rows] for block in blocks], np.bool_),
+        )
+
+
+def _joined(parts: list[NDArray[Any]], kind: type[Any]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
 def nearest(
     view: View, query: Vector, k: int, among: NDArray[np.int64] | None = None
 ) -> list[tuple[int, float]]:
     """The k documents of greatest cosine with the query, best first; equals by their numbers."""
-    if not len(view.docs) or k < 1:
+    if not view.rows or k < 1:
         return []
-    scores = view.rows @ query
+    scores = np.concatenate([rows @ query for rows in view.rows])
     counts = view.is_live if among is None else view.is_live & np.isin(view.docs, among)
     rows = np.flatnonzero(counts)
     if len(rows) > k:

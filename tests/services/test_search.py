@@ -18,7 +18,7 @@ from aiosd.services import documents, search
 from aiosd.services.database import Database, Transaction
 from aiosd.services.documents import Kind, Mode, Owner
 from aiosd.services.search import Embedder, Found, Search
-from aiosd.services.vectors import VectorSet, nearest
+from aiosd.services.vectors import MAX_ROWS, VectorSet, nearest
 from tests.services.embedder import WordsEmbedder
 from tests.services.opened import in_memory, opened
 
@@ -374,21 +374,39 @@ def test_the_vectors_that_are_found_are_the_nearest() -> None:
     assert {doc for doc, _ in nearest(vectors.view(), query, 10, among)} == {150, 201}
 
 
+def test_a_large_set_lies_in_blocks_and_shrinks_with_what_is_removed() -> None:
+    vectors = VectorSet(2)
+    for first in range(0, 10_000, 1000):
+        docs = list(range(first, first + 1000))
+        vectors.put(docs, np.array([[1.0, doc] for doc in docs], np.float32))
+    assert max(len(rows) for rows in vectors.view().rows) <= MAX_ROWS
+    full = vectors.n_bytes
+    vectors.remove(doc for doc in range(10_000) if doc % 10)
+    assert len(vectors) == 1000
+    assert vectors.n_bytes < full / 2
+    query = np.array([0.0, 1.0], np.float32)
+    assert nearest(vectors.view(), query, 2) == [(9990, 9990.0), (9980, 9980.0)]
+    vectors.remove(range(10_000))
+    assert (len(vectors), nearest(vectors.view(), query, 2)) == (0, [])
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200))
 def test_a_set_of_vectors_holds_what_was_put_and_not_removed(steps: list[tuple[bool, int]]) -> None:
     vectors, model = VectorSet(2), dict[int, float]()
     for number, (is_put, doc) in enumerate(steps):
         before = vectors.view()
-        said = before.rows.copy()
+        said = [rows.copy() for rows in before.rows]
         if is_put:
             vectors.put([doc], np.array([[1.0, float(number)]], np.float32))
             model[doc] = float(number)
         else:
             vectors.remove([doc])
             model.pop(doc, None)
-        assert (before.rows == said).all()  # a view taken before stays true
+        pairs = zip(before.rows, said, strict=True)
+        assert all((rows == then).all() for rows, then in pairs)  # a view taken stays true
     view = vectors.view()
-    rows = zip(view.docs.tolist(), view.rows[:, 1].tolist(), view.is_live.tolist(), strict=True)
+    values = [float(row[1]) for rows in view.rows for row in rows]
+    rows = zip(view.docs.tolist(), values, view.is_live.tolist(), strict=True)
     assert {doc: value for doc, value, is_live in rows if is_live} == model
     assert len(vectors) == len(model)
