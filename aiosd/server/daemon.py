@@ -541,6 +541,7 @@ class Daemon:
         info, config = self.model.info, self.config
         return {
             "model": info.name,
+            "embedder": self.embedder.name if self.embedder else "none",
             "slots": info.n_slots,
             "slot_tokens": info.slot_tokens,
             "lanes": config.n_lanes,

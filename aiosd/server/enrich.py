@@ -1,5 +1,5 @@
 """Agentic notes (A-MEM): the model writes keywords, a summary and tags for a note, which is then
-linked with its nearest neighbours.  In the background, one note at a time, agents in turn.
+linked with its nearest neighbours.  In the background, one note at a time, uids in turn.
 
 Rule 1: the note is kept and found without it.  What waits is a mark in the database, so it is there
 after a restart; how many of a uid may wait is limited.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,25 @@ def _clean(text: str) -> str:
     return re.sub(r"[\x00-\x20\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text).strip()
 
 
+class Turns:
+    """Whose note is next: uids in turn, and within a uid its agents."""
+
+    def __init__(self) -> None:
+        self._uid = -1
+        self._agent_of: dict[int, AgentId] = {}
+
+    def next_of(self, waiting: Sequence[tuple[AgentId, str]]) -> tuple[AgentId, str]:
+        """One of these, which are in the order of their agents and at least one."""
+        uids = sorted({agent.uid for agent, _ in waiting})
+        self._uid = next((uid for uid in uids if uid > self._uid), uids[0])
+        of_uid = [one for one in waiting if one[0].uid == self._uid]
+        last = self._agent_of.get(self._uid)
+        chosen = next((one for one in of_uid if last is None or one[0] > last), of_uid[0])
+        self._agent_of = {uid: self._agent_of[uid] for uid in uids if uid in self._agent_of}
+        self._agent_of[self._uid] = chosen[0]
+        return chosen
+
+
 class Enricher:
     """The task that lets the model work on notes that wait for it."""
 
@@ -116,7 +136,7 @@ class Enricher:
         self._wake.set()
 
     async def run(self) -> None:
-        last: AgentId | None = None
+        turns = Turns()
         put_off: set[AgentId] = set()  # till something happens
         while True:
             try:
@@ -129,8 +149,7 @@ class Enricher:
                 self._wake.clear()
                 put_off.clear()
                 continue
-            agent, id_ = next((one for one in todo if last is None or one[0] > last), todo[0])
-            last = agent
+            agent, id_ = turns.next_of(todo)
             try:
                 await self._enrich(agent, id_)
             except NotFound:

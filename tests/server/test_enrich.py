@@ -195,6 +195,14 @@ def test_an_agent_that_must_wait_holds_up_no_other(
         assert client.memory.get(mine)["enrichment"] == "waiting"
 
 
+def test_uids_take_turns_and_within_one_its_agents() -> None:
+    crowd = [(AgentId(1, f"a{n}"), f"m{n}") for n in range(3)]
+    waiting = [*crowd, (AgentId(2, "b"), "m7")]
+    turns = enrich.Turns()
+    assert [turns.next_of(waiting)[1] for _ in range(6)] == ["m0", "m7", "m1", "m7", "m2", "m7"]
+    assert turns.next_of(crowd)[1] == "m0"
+
+
 def test_notes_never_wait_for_lanes_that_generate(tmp_path: Path) -> None:
     model = FakeModel(n_slots=8, slot_tokens=1024, delay_s=0.05)
     with asking(tmp_path, model=model, slots=8) as (daemon, client):
