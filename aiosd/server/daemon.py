@@ -89,8 +89,8 @@ class Daemon:
     ) -> Daemon:
         """A daemon with what an earlier one left.  DatabaseError says why not."""
         database = await Database.open(Path(config.state_dir) / "aiosd.db", MIGRATIONS)
-        daemon = cls(config, model, database, notifier or notify.Notifier({}), embedder)
         try:
+            daemon = cls(config, model, database, notifier or notify.Notifier({}), embedder)
             await daemon.contexts.load()
             await daemon.access.privileges.load()
             for agent, figures in (await database.read(saved_agents.load_all)).items():
@@ -225,9 +225,7 @@ class Daemon:
                 if self.embedder is not None:
                     self.embedder.start()
                 await self.search.start()
-                mended = await self.storage.recover()
-                if mended.is_anything:
-                    log.info("storage_recovered", **dataclasses.asdict(mended))
+                await self._mend_storage()
                 searching = self.tasks.create_task(self.search.run())
                 enriching = self.tasks.create_task(self.enricher.run())
                 self.tasks.create_task(self.access.audit.run())
@@ -303,6 +301,15 @@ class Daemon:
         return Retention(
             limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
         )
+
+    async def _mend_storage(self) -> None:
+        try:
+            mended = await self.storage.recover()
+        except SyscallError as error:  # a full disk: what is there can be read; more at next start
+            log.error("storage_not_recovered", reason=error.message)
+        else:
+            if mended.is_anything:
+                log.info("storage_recovered", **dataclasses.asdict(mended))
 
     def storage_limits(self, agent: AgentId) -> StorageLimits:
         """What an agent may store, by agent.limits or the configuration."""

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from aios_sdk.errors import Busy, Exists, NotFound
 from aiosd.kernel.model import AgentId
-from aiosd.services.database import Database, Transaction
+from aiosd.services.database import Database, DatabaseError, Transaction
 from aiosd.services.storage import recovery, rows
 from aiosd.services.storage.blobs import Part
 from aiosd.services.storage.errors import refusal
@@ -91,7 +91,8 @@ class _Turns:
 
 
 class Storage:
-    """All roots.  limits_of: what an agent may store, asked at every act."""
+    """All roots.  limits_of: what an agent may store, asked at every act.  DatabaseError says why a
+    directory can't be used."""
 
     def __init__(
         self,
@@ -105,7 +106,11 @@ class Storage:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         records = BlockingDatabase(database, self._loop)
-        self._files = Files(directory, records, limits_of, now_ms, at)
+        try:
+            self._files = Files(directory, records, limits_of, now_ms, at)
+        except OSError as error:
+            words = f"can't keep files in {directory}: {error.strerror}"
+            raise DatabaseError(words) from error
         self._database = database
         self._now_ms = now_ms
         self._limits_of = limits_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -11,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from aios_sdk.errors import NotFound, Unavailable
+from aiosd.services.database import DatabaseError
 from aiosd.services.storage import rows
+from aiosd.services.storage.store import Storage
+from aiosd.storage_config import StorageConfig
+from tests.services.opened import opened as database_opened
 from tests.services.storage.opened import ALICE, opened, seen, tree
 
 SIZE = 4 * 1024**2
@@ -98,3 +103,20 @@ def test_what_can_t_be_written_can_be_read(tmp_path: Path, small_disk: Path) -> 
         assert root.n_files == 1
         subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
         assert files.write(ALICE, ("a",), b"3", "replace", "alice").version == 2
+
+
+def test_a_directory_that_can_t_be_used_is_named_at_start(tmp_path: Path) -> None:
+    (tmp_path / "storage").write_bytes(b"a file")
+
+    async def main() -> None:
+        async with database_opened(tmp_path / "db") as database:
+            with pytest.raises(DatabaseError, match=r"can't keep files in .*/storage: "):
+                Storage(
+                    tmp_path / "storage",
+                    database,
+                    lambda _: LIMITS,
+                    lambda: 0,
+                    config=StorageConfig,
+                )
+
+    asyncio.run(main())
