@@ -1,12 +1,15 @@
 """The fair line: classes, then uids, then agents, each by the tokens it has been given so far.
 
 A virtual token counter per uid and per agent (VTC, Sheng et al., OSDI'24): whoever has been given
-the least for its weight goes first.
+the least for its weight goes first.  Each class counts what was given in it, and nothing else: one
+who has worked much in a lower class would wait in a higher one, where nothing ages, until those who
+are new there have been given as much.
 
 Rule 1: a class goes before the next one as a whole; within it, turns that were broken off go first,
 in the order of their tickets, so that a turn is finished before a new one begins.
 Rule 2: a counter is lifted to the least of those waiting when its owner comes back from idling:
-nobody saves up.  The least is noted at every choice, when all that are ready stand in the line.
+nobody saves up.  The least is noted at every choice, when all that are ready stand in the line; if
+none of them is left it is what those who came home last were given: nobody was waiting for that.
 Rule 3: who has waited for ageing_ns goes one class up until its next turn is over, so that a stream
 of better ones can't hold it up for ever.
 Rule 4: n places are filled as if each had taken a whole quantum already, so that they are spread
@@ -102,16 +105,36 @@ class _Class:
     """The ready jobs of one class."""
 
     def __init__(self) -> None:
-        self.broken_off: list[tuple[int, JobId]] = []  # by ticket: their turns go on first
+        self.broken_off: list[tuple[int, JobId, AgentId]] = []  # by ticket: their turns go on first
         self.uids = _Queue()
         self.agents: dict[int, _Queue] = {}
         self.jobs: dict[AgentId, list[tuple[int, JobId]]] = {}
         self.n_by_uid: dict[int, int] = {}
+        self.by_uid: dict[int, int] = {}  # the counters
+        self.by_agent: dict[AgentId, int] = {}
+        self.came_home: set[AgentId] = set()  # charged since the last choice
         self.floor = 0  # the least counter of a uid at the last choice
         self.floors: dict[int, int] = {}  # the same of each uid's agents
 
     def n_jobs(self) -> int:
         return len(self.broken_off) + sum(self.n_by_uid.values())
+
+    def note_floors(self) -> None:
+        """Who is ready stands in the line or was broken off; those without a job here came home."""
+        least = {uid: agents.least() for uid, agents in self.agents.items()}
+        self._lower(least, {agent for _, _, agent in self.broken_off})
+        ended: dict[int, int] = {}
+        self._lower(ended, {agent for agent in self.came_home if agent.uid not in least})
+        self.came_home.clear()
+        if uids := least or ended:
+            self.floor = max(self.floor, min(self.by_uid[uid] for uid in uids))
+        for uid, counter in (least | ended).items():
+            self.floors[uid] = max(self.floors.get(uid, 0), counter)
+
+    def _lower(self, least: dict[int, int], agents: set[AgentId]) -> None:
+        for agent in agents & self.by_agent.keys():  # one that changed its class has none here
+            counter = self.by_agent[agent]
+            least[agent.uid] = min(least.get(agent.uid, counter), counter)
 
 
 class Fair(RoundRobin):
@@ -125,8 +148,6 @@ class Fair(RoundRobin):
         self._classes = [_Class() for _ in Priority]
         self._members: dict[JobId, tuple[Job, int, bool]] = {}  # its class, is its turn broken off
         self._weights: dict[AgentId, int] = {}
-        self._by_uid: dict[int, int] = {}
-        self._by_agent: dict[AgentId, int] = {}
         self._ageing: list[tuple[int, JobId]] = []  # when each is due; those gone are skipped
         self._serial = 0
 
@@ -141,32 +162,32 @@ class Fair(RoundRobin):
     def rank(self, job: Job) -> int:
         return max(0, job.priority - job.n_aged)
 
-    def charge(self, job: Job, n_tokens: int) -> None:
-        super().charge(job, n_tokens)
+    def charge(self, job: Job, n_tokens: int, rank: int) -> None:
+        super().charge(job, n_tokens, rank)
         if self.is_used_up(job):
             job.n_aged = 0
-        agent = job.agent
-        self._by_uid[agent.uid] = self._by_uid.get(agent.uid, 0) + n_tokens * UNIT
-        self._by_agent[agent] = self._by_agent.get(agent, 0) + n_tokens * self._step(agent)
-        self._stand(agent)
+        line, agent = self._classes[rank], job.agent
+        line.by_uid[agent.uid] = line.by_uid.get(agent.uid, 0) + n_tokens * UNIT
+        line.by_agent[agent] = line.by_agent.get(agent, 0) + n_tokens * self._step(agent)
+        line.came_home.add(agent)
+        self._stand(line, agent)
 
     def _step(self, agent: AgentId) -> int:
         return UNIT // self._weights.get(agent, 1)
 
-    def _stand(self, agent: AgentId) -> None:
-        """Let the uid and the agent stand where their counters say, in every class they are in."""
-        for each in self._classes:
-            if agent.uid in each.uids:
-                each.uids.put(agent.uid, self._by_uid[agent.uid], 0)
-            if agent in each.jobs:
-                each.agents[agent.uid].put(agent.name, self._by_agent[agent], 0)
+    def _stand(self, line: _Class, agent: AgentId) -> None:
+        """Let the uid and the agent stand where their counters say, if they are there."""
+        if agent.uid in line.uids:
+            line.uids.put(agent.uid, line.by_uid[agent.uid], 0)
+        if agent in line.jobs:
+            line.agents[agent.uid].put(agent.name, line.by_agent[agent], 0)
 
     def add(self, job: Job) -> None:
         rank = self.rank(job)
         is_broken_off = 0 < job.used_tokens < self.quantum_tokens
         self._members[job.id] = (job, rank, is_broken_off)
         if is_broken_off:
-            insort(self._classes[rank].broken_off, (job.ticket, job.id))
+            insort(self._classes[rank].broken_off, (job.ticket, job.id, job.agent))
         else:
             self._enter(self._classes[rank], job)
         if rank:
@@ -178,9 +199,9 @@ class Fair(RoundRobin):
     def _enter(self, into: _Class, job: Job) -> None:
         agent, uid = job.agent, job.agent.uid
         self._serial += 1
-        lifted = max(self._by_uid.get(uid, 0), into.floor)
-        lifted_agent = max(self._by_agent.get(agent, 0), into.floors.get(uid, 0))
-        self._by_uid[uid], self._by_agent[agent] = lifted, lifted_agent
+        lifted = max(into.by_uid.get(uid, 0), into.floor)
+        lifted_agent = max(into.by_agent.get(agent, 0), into.floors.get(uid, 0))
+        into.by_uid[uid], into.by_agent[agent] = lifted, lifted_agent
         if uid not in into.uids:
             into.agents[uid] = _Queue()
             into.n_by_uid[uid] = 0
@@ -190,18 +211,19 @@ class Fair(RoundRobin):
             into.agents[uid].put(agent.name, lifted_agent, self._serial)
         insort(into.jobs[agent], (job.ticket, job.id))
         into.n_by_uid[uid] += 1
-        self._stand(agent)
+        self._stand(into, agent)
 
     def remove(self, job: Job) -> None:
         _, rank, is_broken_off = self._members.pop(job.id)
         line = self._classes[rank]
         if is_broken_off:
-            _take_out(line.broken_off, job)
+            del line.broken_off[bisect_left(line.broken_off, (job.ticket, job.id, job.agent))]
             return
         agent, uid = job.agent, job.agent.uid
-        _take_out(line.jobs[agent], job)
+        own = line.jobs[agent]
+        del own[bisect_left(own, (job.ticket, job.id))]
         line.n_by_uid[uid] -= 1
-        if not line.jobs[agent]:
+        if not own:
             del line.jobs[agent]
             line.agents[uid].drop(agent.name)
         if not line.n_by_uid[uid]:
@@ -213,10 +235,7 @@ class Fair(RoundRobin):
     def note_time(self, now_ns: int) -> None:
         """Everyone who is ready stands in the line: note the least counters, and let age count."""
         for each in self._classes:
-            if each.uids:
-                each.floor = max(each.floor, each.uids.least())
-            for uid, agents in each.agents.items():
-                each.floors[uid] = max(each.floors.get(uid, 0), agents.least())
+            each.note_floors()
         self._age(now_ns)
         self._forget()
 
@@ -233,25 +252,27 @@ class Fair(RoundRobin):
             job.n_aged += 1
             self.add(job)
         if len(self._ageing) > 2 * len(self._members) + 1024:
-            self._ageing = [entry for entry in self._ageing if entry[1] in self._members]
+            self._ageing = [
+                (self._due_ns(job), job.id) for job, rank, _ in self._members.values() if rank
+            ]
             heapq.heapify(self._ageing)
 
     def _forget(self) -> None:
         """Let go the counters of who isn't here: at or below the floor they say nothing."""
-        if len(self._by_agent) <= MAX_SPARE_COUNTERS + 2 * len(self._members):
-            return
-        here = {job.agent for job, _, _ in self._members.values()}
-        uids = {agent.uid for agent in here}
-        floor = min(each.floor for each in self._classes)
-        self._by_uid = {u: n for u, n in self._by_uid.items() if u in uids or n > floor}
-        kept = sorted(
-            (agent for agent in self._by_agent if agent not in here), key=self._by_agent.__getitem__
-        )[-MAX_SPARE_COUNTERS // 2 :]
-        self._by_agent = {a: n for a, n in self._by_agent.items() if a in here} | {
-            agent: self._by_agent[agent] for agent in kept if agent.uid in self._by_uid
-        }
         for each in self._classes:
-            each.floors = {u: n for u, n in each.floors.items() if u in self._by_uid}
+            if len(each.by_agent) <= MAX_SPARE_COUNTERS + 2 * len(self._members):
+                continue
+            here = {job.agent for job, _, _ in self._members.values()}
+            uids = {agent.uid for agent in here}
+            each.by_uid = {u: n for u, n in each.by_uid.items() if u in uids or n > each.floor}
+            kept = sorted(
+                (agent for agent in each.by_agent if agent not in here),
+                key=each.by_agent.__getitem__,
+            )[-MAX_SPARE_COUNTERS // 2 :]
+            each.by_agent = {a: n for a, n in each.by_agent.items() if a in here} | {
+                agent: each.by_agent[agent] for agent in kept if agent.uid in each.by_uid
+            }
+            each.floors = {u: n for u, n in each.floors.items() if u in each.by_uid}
 
     # ---------------------------------------------------------------- questions
 
@@ -267,7 +288,7 @@ class Fair(RoundRobin):
     def _in_order(self, n_jobs: int) -> Iterator[JobId]:
         """The first n_jobs of the line; what comes after them may be out of order."""
         for each in self._classes:
-            yield from (job for _, job in each.broken_off)
+            yield from (job for _, job, _ in each.broken_off)
             yield from self._fairly(each, n_jobs)
 
     def _fairly(self, line: _Class, n_jobs: int) -> Iterator[JobId]:
@@ -312,7 +333,7 @@ class Fair(RoundRobin):
         n_before = sum(each.n_jobs() for each in self._classes[:rank])
         entry = (job.ticket, job.id)
         if is_broken_off:
-            return n_before + bisect_left(line.broken_off, entry) + 1
+            return n_before + bisect_left(line.broken_off, (*entry, agent)) + 1
         place = bisect_left(line.jobs[agent], entry)
         agents = line.agents[agent.uid]
         place += agents.n_before(
@@ -342,11 +363,12 @@ class Fair(RoundRobin):
                 raise AssertionError(f"job {job.id} stands in class {rank}, is of {self.rank(job)}")
             line = self._classes[rank]
             entry = (job.ticket, job.id)
-            if entry not in (line.broken_off if is_broken_off else line.jobs[job.agent]):
+            is_there = (
+                (*entry, job.agent) in line.broken_off
+                if is_broken_off
+                else entry in line.jobs[job.agent]
+            )
+            if not is_there:
                 raise AssertionError(f"job {job.id} is not where it was put")
         if len(set(self._in_order(len(self)))) != len(self):
             raise AssertionError("the line has other jobs than were put into it")
-
-
-def _take_out(line: list[tuple[int, JobId]], job: Job) -> None:
-    del line[bisect_left(line, (job.ticket, job.id))]

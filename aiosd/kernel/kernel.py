@@ -224,7 +224,7 @@ class Kernel:
             n_tokens = report.n_prompt + report.n_output
             job.n_prompt += report.n_prompt
             job.n_output += report.n_output
-            self._policy.charge(job, n_tokens)
+            self._policy.charge(job, n_tokens, lane.rank)
             self._rates.charge(job.agent, n_tokens, now_ns)
             self._residency.contexts[lane.context].n_tokens += n_tokens
             if report.outcome is Outcome.FAILED:

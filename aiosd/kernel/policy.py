@@ -52,8 +52,9 @@ class Fifo:
     def note_time(self, now_ns: int) -> None:
         """Called before each choice, when all who are ready stand in the line."""
 
-    def charge(self, job: Job, n_tokens: int) -> None:
-        """The job, not in the line, took so many tokens for the first time."""
+    def charge(self, job: Job, n_tokens: int, rank: int) -> None:  # noqa: ARG002 - as in rank()
+        """The job, not in the line, took so many tokens for the first time, as one of that rank
+        (which it may have left meanwhile)."""
         job.used_tokens += n_tokens
 
     def is_used_up(self, job: Job) -> bool:

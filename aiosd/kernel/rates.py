@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from aiosd.kernel.model import AgentId
 
 MINUTE_NS = 60 * 10**9
+SPARE_ENTRIES = 64  # stale ones of the heap: limits that change in a loop shall not make it grow
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """level is in tokens times MINUTE_NS, so that filling it is exact."""
+    """level is in tokens times MINUTE_NS, so that filling it is exact; due_ns: when an empty one
+    goes on."""
 
     tokens_per_minute: int
     level: int
     filled_ns: int
     is_empty: bool = False
+    due_ns: int = 0
 
     def fill(self, now_ns: int) -> None:
         gained = self.tokens_per_minute * (now_ns - self.filled_ns)
@@ -65,7 +68,11 @@ class Rates:
         bucket.is_empty = bucket.level < (enough if bucket.is_empty else MINUTE_NS)
         if bucket.is_empty:
             wait_ns = -(-(enough - bucket.level) // bucket.tokens_per_minute)
-            heapq.heappush(self._due, (bucket.filled_ns + wait_ns, agent))
+            bucket.due_ns = bucket.filled_ns + wait_ns
+            heapq.heappush(self._due, (bucket.due_ns, agent))
+            if len(self._due) > 2 * len(self._buckets) + SPARE_ENTRIES:
+                self._due = [(b.due_ns, who) for who, b in self._buckets.items() if b.is_empty]
+                heapq.heapify(self._due)
 
     def is_empty(self, agent: AgentId) -> bool:
         bucket = self._buckets.get(agent)
@@ -87,15 +94,15 @@ class Rates:
         """When the agent may go on; None if it doesn't wait."""
         if not self.is_empty(agent):
             return None
-        return max((due_ns for due_ns, who in self._due if who == agent), default=None)
+        return self._buckets[agent].due_ns
 
     def refill(self, now_ns: int) -> list[AgentId]:
         """Who may go on now."""
         awake: list[AgentId] = []
         while self._due and self._due[0][0] <= now_ns:
-            _, agent = heapq.heappop(self._due)
+            due_ns, agent = heapq.heappop(self._due)
             bucket = self._buckets.get(agent)
-            if bucket is None or not bucket.is_empty:
+            if bucket is None or not bucket.is_empty or bucket.due_ns != due_ns:
                 continue
             bucket.fill(now_ns)
             self._judge(agent, bucket)

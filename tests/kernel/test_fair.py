@@ -267,7 +267,7 @@ def test_the_position_told_is_the_place_in_the_line(
         line.set_weight(agent, weight)
     for number, (agent, priority, used) in enumerate(jobs):
         job = Job(JobId(f"j{number}"), ContextId(""), agent, priority, 0, ticket=number)
-        line.charge(job, used)
+        line.charge(job, used, line.rank(job))
         line.add(job)
         line.check()
     in_order = list(line)
@@ -301,3 +301,68 @@ def test_agents_that_always_want_more_never_drift_apart(
     for uid in {agent.uid for agent in agents}:
         given_ = [bench.tokens[agent] for agent in set(agents) if agent.uid == uid]
         assert max(given_) - min(given_) <= bound
+
+
+def test_work_in_another_class_is_no_debt_and_no_credit() -> None:
+    bench = Bench(seconds=1)
+    bench.submit("a", A)
+    bench.run(100)
+    bench.submit("newcomer", C, Priority.INTERACTIVE)
+    bench.submit("asks", A, Priority.INTERACTIVE)
+    bench.run(2)
+    bench.by_job.clear()
+    bench.run(10)  # nobody ages yet
+    assert bench.by_job == {JobId("newcomer"): 5 * QUANTUM, JobId("asks"): 5 * QUANTUM}
+
+
+def test_changing_class_while_a_lane_charges_the_class_of_the_lane() -> None:
+    bench = Bench()
+    bench.submit("sly", A, Priority.INTERACTIVE)
+    bench.submit("honest", C, Priority.INTERACTIVE)
+    bench.come_home()
+    for _ in range(40):
+        for priority in (Priority.BACKGROUND, Priority.INTERACTIVE):
+            if "sly" in bench.on_lanes() or priority is Priority.INTERACTIVE:
+                bench.says(ev.PriorityChanged(JobId("sly"), priority))
+            if priority is Priority.BACKGROUND:
+                bench.come_home()
+    assert bench.tokens[A] <= bench.tokens[C] + 2 * QUANTUM
+
+
+def test_what_was_done_alone_in_one_run_is_no_debt_to_who_comes_after_it() -> None:
+    bench = Bench(n_lanes=2)
+    bench.submit("a", A, Priority.INTERACTIVE)
+    bench.says(ev.RunDone((LaneReport(JobId("a"), 0, 2000, Outcome.DONE),)))
+    for number in range(3):
+        bench.submit(f"b{number}", C, Priority.INTERACTIVE)
+    bench.run(2)
+    bench.submit("again", A, Priority.INTERACTIVE)
+    bench.come_home()
+    bench.by_job.clear()
+    bench.run(20)
+    assert bench.by_job[JobId("again")] >= 18 * QUANTUM
+
+
+def test_who_is_broken_off_keeps_what_it_is_owed() -> None:
+    bench = Bench()
+    bench.submit("much", A)
+    bench.submit("little", C)
+    bench.come_home(much=20 * QUANTUM)
+    bench.submit("urgent", B, Priority.INTERACTIVE)
+    bench.come_home()
+    assert bench.on_lanes() == ["urgent"]
+    bench.says(ev.RunDone((LaneReport(JobId("urgent"), 0, 1, Outcome.DONE),)))
+    bench.run(19)
+    assert bench.tokens[C] >= 18 * QUANTUM
+
+
+def test_going_in_and_out_of_the_line_leaves_one_entry_to_age() -> None:
+    bench = Bench()
+    bench.submit("runs", A)
+    bench.submit("waits", B)
+    for _ in range(5000):
+        bench.says(ev.PriorityChanged(JobId("waits"), Priority.BACKGROUND))
+    bench.come_home()
+    line = bench.kernel._policy
+    assert isinstance(line, Fair)
+    assert len(line._ageing) < 100

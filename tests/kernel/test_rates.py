@@ -69,3 +69,17 @@ def test_the_bucket_is_exact(per_minute: int, steps: list[tuple[int, int]]) -> N
             due_ns = rates.wake_ns()
             assert due_ns is not None
             assert due_ns >= now_ns or rates.refill(now_ns) == []
+
+
+def test_limits_that_change_in_a_loop_leave_one_wait_and_the_right_one() -> None:
+    rates = Rates()
+    rates.limit(A, 1, 0)
+    rates.charge(A, 1000, 0)
+    assert rates.due_ns(A) == 1000 * 60 * S
+    for n in range(5000):
+        rates.limit(A, 1000 + n % 2, 0)
+    rates.limit(A, 600, 0)
+    assert rates.due_ns(A) == 41 * S  # 1,000 were used, 600 of them this minute; a second's worth
+    assert len(rates._due) < 100
+    assert rates.refill(41 * S) == [A]
+    assert rates.due_ns(A) is None
