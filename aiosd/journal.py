@@ -25,6 +25,7 @@ from aiosd.kernel.kernel import Kernel
 
 FORMAT = 1
 PARTS_PER_ENTRY = 16  # lanes, reports and actions, on average; a full journal has no more of them
+TRIMMED_AT_ONCE = 32  # entries, each an event for the base to handle: a millisecond or two
 MAX_LINE = 256 * 1024 * 1024  # of a journal that is read back: a checkpoint of 10^5 jobs fits
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -90,8 +91,11 @@ class Journal:
             self._trim()
 
     def _trim(self) -> None:
+        """A few at a time: what came in while it was held is let go bit by bit as more comes."""
         most_parts = PARTS_PER_ENTRY * self._max_entries
-        while len(self._entries) > self._max_entries or self._n_parts > most_parts:
+        for _ in range(TRIMMED_AT_ONCE):
+            if len(self._entries) <= self._max_entries and self._n_parts <= most_parts:
+                break
             oldest = self._entries.popleft()
             self._n_parts -= oldest.n_parts
             with contextlib.suppress(Exception):  # it raised the same when it happened

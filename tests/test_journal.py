@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -116,3 +117,18 @@ def test_a_saved_journal_is_lines_of_json() -> None:
     header, *lines = gzip.decompress(journal.save("1", kept.base, kept.entries())).splitlines()
     assert json.loads(header)["aiosd_journal"] == 1
     assert [json.loads(line)[0][1] for line in lines] == ["RunDone", "RunDone"]
+
+
+def test_what_came_in_while_it_was_held_is_let_go_bit_by_bit() -> None:
+    kept, _ = played(0)
+    n_held = 10 * journal.TRIMMED_AT_ONCE
+    with kept.held():
+        for number in range(n_held):
+            kept.note(10**15 + number, ev.TimePassed(), [])
+    sizes = [len(kept.entries())]
+    for number in range(11):
+        kept.note(10**16 + number, ev.TimePassed(), [])
+        sizes.append(len(kept.entries()))
+    assert sizes[0] == n_held - journal.TRIMMED_AT_ONCE
+    assert max(old - new for old, new in pairwise(sizes)) < journal.TRIMMED_AT_ONCE
+    assert sizes[-1] == 0

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -146,6 +147,8 @@ class Daemon:
             config=lambda: self.config.storage,
         )
         self.storage_index = Index(database, self.search, self.storage, lambda: self.config.storage)
+        # By uid: long lists are made in turns, and of a uid's only one has its turns at a time.
+        self.listings: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
         self.prompter = Prompter(model, ChatTemplate.of_model(info))
         self.engine = Engine(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from aiosd.driver import Driver
-from aiosd.kernel.model import Job, JobState
+from aiosd.kernel.model import Job, JobId, JobState
 
 DATABASE = {"kind": "database"}  # its turn is being written; it is answered when that is on disk
 
 
-def waits_for(driver: Driver, job: Job, now_ns: int) -> dict[str, Any] | None:
+def waits_for(
+    driver: Driver, job: Job, now_ns: int, positions: Mapping[JobId, int]
+) -> dict[str, Any] | None:
     """{kind, ...}, or None if it is being worked on.
+
+    positions: Kernel.positions() of a moment ago; who has come to the line since is not in it.
 
     lane {position}   a place in the running batch
     prefix {job}      that job is reading what this one will need
@@ -22,7 +27,8 @@ def waits_for(driver: Driver, job: Job, now_ns: int) -> dict[str, Any] | None:
     """
     match job.state:
         case JobState.READY:
-            return {"kind": "lane", "position": driver.kernel.position(job.id)}
+            place = positions.get(job.id)
+            return {"kind": "lane"} | ({} if place is None else {"position": place})
         case JobState.RUNNING:
             leader = driver.leaders.get(job.id)
             return None if leader is None else {"kind": "prefix", "job": leader}

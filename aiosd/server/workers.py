@@ -16,7 +16,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 N_WORKERS = 2  # threads that render, tokenise and check
-LONG_TEXT = 64 * 1024  # characters (or bytes of params); shorter ones take milliseconds
+LONG_TEXT = 64 * 1024
+"""Characters (or bytes of params); shorter ones take milliseconds.  Work of another kind that takes
+longer counts as so many: a uid that asks for it again and again holds up itself."""
 
 
 @dataclass(slots=True)

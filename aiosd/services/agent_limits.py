@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class LimitBook:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._limits: dict[AgentId, AgentLimits] = {}
+        self._turn = asyncio.Lock()  # of changes: each builds on what the one before it left
 
     async def load(self) -> list[AgentId]:
         """Read what an earlier daemon kept: who has limits."""
@@ -46,6 +48,10 @@ class LimitBook:
 
     async def change(self, agent: AgentId, asked: Mapping[str, int | None]) -> AgentLimits:
         """Set some of the agent's limits; None brings the default back."""
+        async with self._turn:
+            return await self._change(agent, asked)
+
+    async def _change(self, agent: AgentId, asked: Mapping[str, int | None]) -> AgentLimits:
         new = dataclasses.replace(self.of(agent), **asked)
         if agent not in self._limits and len(self._limits) >= MAX_AGENTS:
             raise QuotaExceeded(

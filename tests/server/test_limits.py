@@ -10,6 +10,7 @@ from aios_sdk import wire
 from aiosd.config import Limits
 from aiosd.engine.fake import FakeModel
 from aiosd.kernel.model import AgentId
+from aiosd.server.workers import LONG_TEXT
 from tests.server.harness import RawPeer, served
 
 
@@ -180,3 +181,43 @@ def test_the_policy_changes_while_jobs_of_all_classes_run_and_nothing_is_lost(
             assert isinstance(message, wire.Response)
             answers[message.id] = len(ok(message)["tokens"])
         assert answers == {1: 120, 2: 120, 3: 120}
+
+
+def test_limits_that_are_set_at_the_same_time_all_hold(tmp_path: Path) -> None:
+    asked: list[dict[str, int]] = [
+        {"weight": 3},
+        {"max_jobs": 7},
+        {"tokens_per_minute": 600},
+        {"weight": 5},
+    ]
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket, "a") as peer:
+        peer.send(
+            b"".join(
+                wire.encode_request(number, "agent.limits", {"agent": "a", **params})
+                for number, params in enumerate(asked)
+            )
+        )
+        for _ in asked:
+            message = peer.receive()
+            assert isinstance(message, wire.Response)
+            ok(message)
+        limits = ok(peer.ask("agent.limits", agent="a"))
+    assert (limits["weight"], limits["max_jobs"], limits["tokens_per_minute"]) == (5, 7, 600)
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket, "a") as peer:
+        assert ok(peer.ask("agent.limits", agent="a")) == limits
+
+
+def test_a_flood_of_pictures_and_stories_leaves_the_workers_to_others(tmp_path: Path) -> None:
+    """Of one uid one is made at a time, so the other worker is free for whoever else needs it."""
+    with served(tmp_path) as daemon, RawPeer(daemon.config.socket, "a") as peer:
+        n_at_once: list[int] = []
+        run = daemon.in_worker
+
+        async def counted(work: Any, uid: int = 0, size: int = 0) -> Any:
+            n_at_once.append(size)
+            return await run(work, uid, size)
+
+        daemon.in_worker = counted  # type: ignore[method-assign]  # to see what it is asked
+        ok(peer.ask("sys.trace"))
+        failed(peer.ask("job.story", job="nobody"))
+    assert n_at_once[:2] == [LONG_TEXT, LONG_TEXT]

@@ -13,6 +13,7 @@ from aiosd.services.access import Target
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
+    from aiosd.services.agents import Agent
 
 
 LIMITS = ("max_jobs", "tokens_per_minute", "weight", "memory_bytes", "storage_bytes")
@@ -23,17 +24,19 @@ class Agents:
         self._d = daemon
 
     async def agent_list(self, call: Call) -> Result:
-        return {
-            "agents": [
-                self._describe_agent(a.id)
-                async for a in in_turns(list(self._d.agents.all()))
+        async with self._d.listings[call.session.uid]:
+            found = [
+                self._describe_agent(agent)
+                async for agent in in_turns(list(self._d.agents.all()))
                 # One that was here when the list was begun may have left.
-                if self._d.agents.get(a.id) and self._d.access.sees(call, a.id)
+                if self._d.agents.get(agent.id) and self._d.access.sees(call, agent.id)
             ]
-        }
+        return {"agents": found}
 
     def agent_info(self, call: Call) -> Result:
-        return self._describe_agent(self._agent(call))
+        agent = self._d.agents.get(self._agent(call))
+        assert agent is not None
+        return self._describe_agent(agent)
 
     def agent_kill(self, call: Call) -> Result:
         """The agent's connections and jobs end, its contexts stay."""
@@ -77,14 +80,12 @@ class Agents:
                     return agent.id
         raise NotFound(f"no agent {name!r}", agent=name)
 
-    def _describe_agent(self, id_: AgentId) -> Result:
-        agent = self._d.agents.get(id_)
-        assert agent is not None
+    def _describe_agent(self, agent: Agent) -> Result:
         return {
-            "agent": id_.name,
-            "uid": id_.uid,
+            "agent": agent.id.name,
+            "uid": agent.id.uid,
             "connections": agent.n_connections,
-            "contexts": self._d.contexts.count_by_agent()[id_],
+            "contexts": self._d.contexts.count_by_agent()[agent.id],
             "jobs": agent.n_jobs,
             "tokens": agent.n_tokens,
             "since_ms": agent.since_ms,

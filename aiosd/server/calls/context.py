@@ -139,13 +139,13 @@ class Contexts:
 
     async def context_list(self, call: Call) -> Result:
         wants_all = call.params["all"]
-        return {
-            "contexts": [
+        async with self._d.listings[call.session.uid]:
+            found = [
                 self._describe_context(c)
                 async for c in in_turns(list(self._d.contexts.all()))
                 if c.agent == call.agent or (wants_all and self._d.access.sees(call, c.agent))
             ]
-        }
+        return {"contexts": found}
 
     async def context_read(self, call: Call) -> Result:
         context = await self._admitted(call, "read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
@@ -14,6 +15,7 @@ from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.server import generate, waiting
 from aiosd.server.calls.base import Result
 from aiosd.server.turns import in_turns
+from aiosd.server.workers import LONG_TEXT
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ class Jobs:
         self._d = daemon
 
     async def job_list(self, call: Call) -> Result:
+        async with self._d.listings[call.session.uid]:
+            return await self._list(call)
+
+    async def _list(self, call: Call) -> Result:
         wants_all = call.params["all"]
         driver = self._d.driver
 
@@ -35,20 +41,21 @@ class Jobs:
             return agent == call.agent or (wants_all and self._d.access.sees(call, agent))
 
         now_ns = time.monotonic_ns()
+        positions = driver.kernel.positions()
         found: dict[JobId, Result] = {}
         async for record in in_turns(list(driver.jobs.values())):
             job = record.spec.job
             if is_wanted(record.agent) and job in driver.jobs:  # it may have ended meanwhile
-                found[job] = self._under_way(record, now_ns)
+                found[job] = self._under_way(record, now_ns, positions)
         for work, result in self._d.saving.values():
             if is_wanted(work.agent):
                 found[work.spec.job] = _saving(work, result)
         return {"jobs": list(found.values())}
 
-    def _under_way(self, record: JobRecord, now_ns: int) -> Result:
+    def _under_way(self, record: JobRecord, now_ns: int, positions: Mapping[JobId, int]) -> Result:
         kernel = self._d.driver.kernel
         job = kernel.jobs[record.spec.job]
-        waits_for = waiting.waits_for(self._d.driver, job, now_ns)
+        waits_for = waiting.waits_for(self._d.driver, job, now_ns, positions)
         return {
             "job": job.id,
             "agent": record.agent.name,
@@ -73,7 +80,7 @@ class Jobs:
             subject = begun or story.subject_of(job, entries)
             return subject, [] if subject is None else story.story(subject, entries)
 
-        subject, moments = await self._d.in_worker(told)
+        subject, moments = await self._d.in_worker(told, call.session.uid, LONG_TEXT)
         if subject is None or not self._d.access.sees(call, subject.agent):
             raise NotFound(f"no job {job!r} in the journal", job=job)
         behind_ns = generate.now_ms() * 10**6 - time.monotonic_ns()

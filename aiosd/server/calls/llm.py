@@ -48,7 +48,11 @@ class Llm:
     async def llm_detokenize(self, call: Call) -> Result:
         generate.check_model(self._d, call.params.get("model"))
         tokens = call.params["tokens"]
-        return {"text": await self._d.in_worker(lambda: self._d.prompter.detokenize(tokens))}
+        return {
+            "text": await self._d.in_worker(
+                lambda: self._d.prompter.detokenize(tokens), call.agent.uid, 4 * len(tokens)
+            )
+        }
 
     async def llm_embed(self, call: Call) -> Result:
         embedder, texts = self._d.embedder, call.params["texts"]

@@ -23,6 +23,8 @@ from aiosd.kernel import events as ev
 from aiosd.kernel.model import AgentId, JobState
 from aiosd.server import generate, metrics, trace
 from aiosd.server.calls.base import Result
+from aiosd.server.turns import in_turns
+from aiosd.server.workers import LONG_TEXT
 from aiosd.services import access
 from aiosd.services.access import Target
 from aiosd.services.database import DatabaseError
@@ -70,17 +72,21 @@ class System:
     def sys_describe(self, call: Call) -> Result:
         return _description()
 
-    def sys_status(self, call: Call) -> Result:
+    async def sys_status(self, call: Call) -> Result:
         d = self._d
+        async with d.listings[call.session.uid]:
+            contexts = in_turns(list(d.contexts.all()))
+            seen = [c async for c in contexts if d.access.sees(call, c.agent)]
+            agents = in_turns(list(d.agents.all()))
+            n_agents = len([a async for a in agents if d.access.sees(call, a.id)])
         kernel, stats, info = d.driver.kernel, d.engine.stats, d.model.info
         n_by_state = kernel.counts
-        seen = [c for c in d.contexts.all() if d.access.sees(call, c.agent)]
         return {
             "version": __version__,
             "pid": os.getpid(),
             "uptime_s": (time.monotonic_ns() - d.started_ns) // 10**9,
             "state": "stopping" if d.is_stopping else "serving",
-            "agents": sum(d.access.sees(call, a.id) for a in d.agents.all()),
+            "agents": n_agents,
             "contexts": {
                 "n": len(seen),
                 "bytes": sum(c.n_bytes for c in seen),
@@ -189,7 +195,7 @@ class System:
                 ended_ns=now_ns,
             )
 
-        return await self._d.in_worker(made)
+        return await self._d.in_worker(made, call.session.uid, LONG_TEXT)
 
     async def sys_journal(self, call: Call) -> Result:
         try:
