@@ -283,8 +283,11 @@ def test_a_caller_that_leaves_takes_its_request_along(tmp_path: Path) -> None:
 
 
 def test_after_a_restart_what_waited_counts_as_refused(tmp_path: Path) -> None:
-    with asking(tmp_path) as (_, ada, context, _):
+    with asking(tmp_path) as (daemon, ada, context, _):
         waiting(ada, "context.delete", context=context)
+        daemon.loop.call_soon_threadsafe(daemon.stop)
+        while ada.receive() is not None:
+            pass  # it is the daemon that goes, not the one that waits
     with agents(tmp_path, ASKING, "aiosctl") as (person,):
         assert person.access.pending() == []
         assert [c["context"] for c in person.contexts(all=True)] == [context]
