@@ -114,6 +114,9 @@ def test_quotas_are_told_with_both_numbers(tmp_path: Path) -> None:
             more = {"path": "b", "upload": begun["upload"], "more": True}
             assert code(peer, "storage.write", data=b"xx", **more) == "quota_exceeded"
             assert code(peer, "storage.write", data=b"x", **more) == "not_found"
+            begun = result(peer, "storage.write", path="a", data=b"y" * 4, more=True)
+            part = {"path": "a", "upload": begun["upload"], "data": b"y" * 5}
+            assert result(peer, "storage.write", **part)["size"] == 9  # in the place of the 8
             result(peer, "storage.write", path="b", data=b"")
             assert code(peer, "storage.mkdir", path="c") == "quota_exceeded"
 

@@ -64,6 +64,7 @@ class Upload:
     parts: Parts
     mode: str
     part: Part
+    n_replaced: int = 0  # bytes that it will take the place of
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_gone: bool = False
 
@@ -260,6 +261,9 @@ class Storage:
             )
         if mode == "create" and await self.find(owner, parts):
             raise Exists(f"{'/'.join(parts)!r} is there already")
+        path = "/".join(parts)
+        old = await self._database.read(lambda t: rows.find(t, owner, path))
+        n_replaced = old.size if old is not None and mode == "replace" else 0
         made: list[Part] = []
         try:
             await self._run(lambda: made.append(self._files.blobs.new_part()))
@@ -268,7 +272,7 @@ class Storage:
                 self._pool.submit(part.close)
             raise
         (part,) = made
-        upload = Upload("u" + secrets.token_hex(8), session, owner, parts, mode, part)
+        upload = Upload("u" + secrets.token_hex(8), session, owner, parts, mode, part, n_replaced)
         self._uploads[upload.id] = upload
         return upload
 
@@ -285,7 +289,8 @@ class Storage:
 
     async def append(self, upload: Upload, data: bytes) -> int:
         """Its size with this part.  After an error there is no such upload any more."""
-        n_coming = sum(u.part.size for u in self._uploads.values() if u.owner == upload.owner)
+        mine = [u for u in self._uploads.values() if u.owner == upload.owner]
+        n_coming = sum(u.part.size - u.n_replaced for u in mine)
         try:
             await self._run(lambda: self._files.check_room(upload.owner, n_coming + len(data)))
             return await self._run(lambda: upload.append(data))

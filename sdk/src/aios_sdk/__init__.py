@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aios_sdk.access import Access, AsyncAccess
     from aios_sdk.aio import AsyncClient, AsyncContext
+    from aios_sdk.aiofiles import AsyncFileReader, AsyncFileWriter
+    from aios_sdk.aiostorage import AsyncStorage
     from aios_sdk.aiostream import AsyncStream, AsyncTextStream
     from aios_sdk.client import Client, Context
     from aios_sdk.errors import (
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
         UnknownMethod,
         VersionMismatch,
     )
-    from aios_sdk.files import AsyncFileReader, AsyncFileWriter, FileReader, FileWriter
+    from aios_sdk.files import FileReader, FileWriter
     from aios_sdk.memory import AsyncMemory, Memory
     from aios_sdk.paths import default_socket
     from aios_sdk.results import (
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
         Usage,
         Written,
     )
-    from aios_sdk.storage import AsyncStorage, Storage
+    from aios_sdk.storage import Storage
     from aios_sdk.stream import Stream, TextStream
     from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE
 
@@ -159,9 +161,11 @@ __all__ = [
 _HOMES = {
     "access": ("Access", "AsyncAccess"),
     "aio": ("AsyncClient", "AsyncContext"),
+    "aiofiles": ("AsyncFileReader", "AsyncFileWriter"),
+    "aiostorage": ("AsyncStorage",),
     "aiostream": ("AsyncStream", "AsyncTextStream"),
     "client": ("Client", "Context"),
-    "files": ("AsyncFileReader", "AsyncFileWriter", "FileReader", "FileWriter"),
+    "files": ("FileReader", "FileWriter"),
     "memory": ("AsyncMemory", "Memory"),
     "paths": ("default_socket",),
     "results": (
@@ -191,7 +195,7 @@ _HOMES = {
         "Usage",
         "Written",
     ),
-    "storage": ("AsyncStorage", "Storage"),
+    "storage": ("Storage",),
     "stream": ("Stream", "TextStream"),
     "syscalls": ("PROTOCOL_VERSION", "TABLE"),
 }

@@ -17,6 +17,7 @@ from typing import Literal, Unpack, cast
 
 from aios_sdk.access import AsyncAccess
 from aios_sdk.aiolink import AsyncLink
+from aios_sdk.aiostorage import AsyncStorage
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
@@ -38,7 +39,6 @@ from aios_sdk.results import (
     user_says,
     what_params,
 )
-from aios_sdk.storage import AsyncStorage
 
 
 class AsyncClient:

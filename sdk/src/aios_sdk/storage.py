@@ -1,23 +1,20 @@
-"""An agent's files: `client.storage`, blocking and asyncio.
+"""An agent's files: `client.storage`.  aiostorage.py is the same with await.
 
     with Client(agent="ada") as client:
         client.storage.write("notes/today.txt", "Met Charles.")
         with client.storage.open("big.bin", "wb") as file:
             shutil.copyfileobj(source, file)
 
-Rule 1: both say the same; only the waiting differs.  `name:/path` is another agent's, where a grant
-or a group allows.
+Rule 1: `name:/path` is another agent's, where a grant or a group allows.
 Rule 2: large files travel in parts (see files.py); path and mode mean what storage.write says.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast, overload
 
 from aios_sdk.files import (
-    AsyncFileReader,
-    AsyncFileWriter,
     FileReader,
     FileWriter,
     WriteMode,
@@ -36,7 +33,6 @@ from aios_sdk.results import (
 )
 
 if TYPE_CHECKING:
-    from aios_sdk.aio import AsyncClient
     from aios_sdk.client import Client
 
 
@@ -91,7 +87,7 @@ class Storage:
 
     def usage(self, agent: str | None = None) -> RootUsage:
         """What is stored, and what may be."""
-        result = self._client.call("storage.stat", path=_root(agent))
+        result = self._client.call("storage.stat", path=root_path(agent))
         return cast(RootUsage, field(result, "usage", dict))
 
     def mkdir(self, path: str) -> None:
@@ -145,115 +141,6 @@ class Storage:
         self._client.call("storage.revoke", grant=grant)
 
 
-class AsyncStorage:
-    """As Storage, with await."""
-
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
-
-    async def write(self, path: str, data: bytes | str, mode: WriteMode = "replace") -> Written:
-        """A new version of a file; text is kept as UTF-8.  Large data goes in parts."""
-        async with AsyncFileWriter(self._client, path, mode) as file:
-            await file.write(data.encode() if isinstance(data, str) else data)
-        assert file.written is not None  # or close() had raised
-        return file.written
-
-    async def read(self, path: str, version: int | None = None) -> bytes:
-        """All of a file, or of an earlier version of it."""
-        async with self.open(path, version=version) as file:
-            return await file.read()
-
-    @overload
-    def open(
-        self, path: str, mode: Literal["rb"] = "rb", *, version: int | None = None
-    ) -> AsyncFileReader: ...
-    @overload
-    def open(self, path: str, mode: Literal["wb", "xb", "ab"]) -> AsyncFileWriter: ...
-    def open(
-        self, path: str, mode: str = "rb", *, version: int | None = None
-    ) -> AsyncFileReader | AsyncFileWriter:
-        """A file to read ("rb"), or to write: anew ("wb"), if there is none ("xb"), on ("ab").
-
-        Use it in an ``async with``.
-        """
-        if mode == "rb":
-            return AsyncFileReader(self._client, path, version)
-        return AsyncFileWriter(self._client, path, write_mode(mode))
-
-    async def list(self, path: str = "", *, recursive: bool = False) -> AsyncIterator[FileInfo]:
-        """What is in a directory, by path, asked for page by page."""
-        after: str | None = None
-        while True:
-            result = await self._client.call(
-                "storage.list", path=path, recursive=recursive, after=after
-            )
-            page = cast(FilePage, result)
-            for entry in page["entries"]:
-                yield entry
-            after = page.get("next")
-            if after is None:
-                return
-
-    async def stat(self, path: str) -> FileInfo:
-        return cast(FileInfo, await self._client.call("storage.stat", path=path))
-
-    async def usage(self, agent: str | None = None) -> RootUsage:
-        """What is stored, and what may be."""
-        result = await self._client.call("storage.stat", path=_root(agent))
-        return cast(RootUsage, field(result, "usage", dict))
-
-    async def mkdir(self, path: str) -> None:
-        """With those above it."""
-        await self._client.call("storage.mkdir", path=path)
-
-    async def delete(self, path: str, *, recursive: bool = False) -> None:
-        """A file's history stays: rollback() brings it back."""
-        await self._client.call("storage.delete", path=path, recursive=recursive)
-
-    async def rename(self, path: str, to: str, *, replace: bool = False) -> None:
-        await self._client.call("storage.rename", path=path, to=to, replace=replace)
-
-    async def history(self, path: str) -> Sequence[FileVersion]:
-        """The versions that are kept, newest first; a deleted file's too."""
-        result = await self._client.call("storage.history", path=path)
-        return cast(Sequence[FileVersion], field(result, "versions", list))
-
-    async def rollback(
-        self, path: str, *, version: int | None = None, steps: int | None = None
-    ) -> Written:
-        """Go back to a version, or so many back (by default one); that is a new version."""
-        result = await self._client.call(
-            "storage.rollback", path=path, version=version, steps=steps
-        )
-        return cast(Written, result)
-
-    async def search(
-        self, query: str, k: int = 5, *, mode: SearchMode = "hybrid", path: str = ""
-    ) -> FoundFiles:
-        """Text files that fit best, below path.  Its "mode" says how they were found."""
-        result = await self._client.call("storage.search", query=query, k=k, mode=mode, path=path)
-        return cast(FoundFiles, result)
-
-    async def share(
-        self,
-        path: str,
-        with_: str,
-        mode: Literal["read", "write"] = "read",
-        *,
-        expires_s: int | None = None,
-    ) -> str:
-        """Let an agent of this uid, or "@group", at a file or a directory; the grant's id."""
-        given = {"path": path, "with": with_, "mode": mode, "expires_s": expires_s}
-        result = await self._client.call("storage.share", **given)
-        return cast(str, field(result, "grant", str))
-
-    async def grants(self) -> FileGrants:
-        """What this agent shares ("given"), and what is shared with it ("held")."""
-        return cast(FileGrants, await self._client.call("storage.grants"))
-
-    async def revoke(self, grant: str) -> None:
-        await self._client.call("storage.revoke", grant=grant)
-
-
-def _root(agent: str | None) -> str:
+def root_path(agent: str | None) -> str:
+    """The root of an agent; of oneself without a name."""
     return "" if agent is None else f"{agent}:/"
