@@ -7,6 +7,7 @@ that hangs holds a thread of here and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import socketserver
@@ -53,9 +54,14 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # The socket's own timeout is for each read: a byte now and then would hold the thread.
+        end = threading.Timer(IO_S, _hang_up, (request,))
+        end.daemon = True
+        end.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            end.cancel()
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -125,6 +131,11 @@ class ScrapeServer:
         self._server.server_close()
         if self._path is not None:
             listener.unlink_own(*self._path)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def _patient(application: Any) -> Any:

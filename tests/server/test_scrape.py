@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aiosd import config
 from aiosd.config import ConfigError, Metrics
+from aiosd.server import scrape as scrape_server
 from aiosd.server.listener import ListenError
 from aiosd.server.scrape import MAX_CLIENTS
 from tests.server.harness import RawPeer, served
@@ -83,6 +84,27 @@ def test_scrapers_that_hang_leave_the_daemon_and_each_other_alone(tmp_path: Path
             assert peer.ask("sys.ping").result == {}
         for sock in (*hanging, one_more):
             sock.close()
+
+
+def test_a_scraper_that_drips_its_request_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrape_server, "IO_S", 0.2)
+    with served(tmp_path, metrics=Metrics("127.0.0.1:0")) as daemon:
+        assert daemon.scraper is not None
+        with socket.create_connection(("127.0.0.1", daemon.scraper.port), 0.05) as sock:
+            assert any(is_over(sock) for _ in range(400))
+
+
+def is_over(sock: socket.socket) -> bool:
+    """Send one byte more of a request that never ends; whether that was one too many."""
+    try:
+        sock.sendall(b"G")
+        return sock.recv(4096) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 @pytest.mark.parametrize(
