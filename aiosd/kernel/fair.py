@@ -80,6 +80,9 @@ class _Queue:
                 continue
             if standing > own:
                 break
+            if standing.counter == own.counter:  # so all do that came while nobody has run
+                n += standing.serial < own.serial
+                continue
             steps, rest = divmod(own.counter - standing.counter, step(other))
             n += min(n_jobs(other), steps + (rest > 0 or standing.serial < own.serial))
         return n
