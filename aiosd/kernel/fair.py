@@ -68,12 +68,13 @@ class _Queue:
         self,
         key: Any,
         n_own: int,
-        step: Callable[[Any], int],
+        step: int,
+        weighted: Callable[[Any], int] | None,
         n_jobs: Callable[[Any], int],
     ) -> int:
         """How many of the others' jobs go before the key's n_own-th (from 0), each job adding a
-        step to its key's counter."""
-        own = self._standing[key].plus(n_own * step(key))
+        step to its key's counter: the same for all, unless it is weighted."""
+        own = self._standing[key].plus(n_own * (weighted(key) if weighted else step))
         n = 0
         for standing, other in self._sorted:
             if other == key:
@@ -83,8 +84,10 @@ class _Queue:
             if standing.counter == own.counter:  # so all do that came while nobody has run
                 n += standing.serial < own.serial
                 continue
-            steps, rest = divmod(own.counter - standing.counter, step(other))
-            n += min(n_jobs(other), steps + (rest > 0 or standing.serial < own.serial))
+            its_step = weighted(other) if weighted else step
+            steps, rest = divmod(own.counter - standing.counter, its_step)
+            n_ahead = steps + (rest > 0 or standing.serial < own.serial)
+            n += n_ahead if n_ahead <= 1 else min(n_jobs(other), n_ahead)
         return n
 
     def least(self) -> int:
@@ -338,16 +341,17 @@ class Fair(RoundRobin):
         if is_broken_off:
             return n_before + bisect_left(line.broken_off, (*entry, agent)) + 1
         place = bisect_left(line.jobs[agent], entry)
-        agents = line.agents[agent.uid]
-        place += agents.n_before(
-            agent.name,
-            place,
-            lambda name: self.quantum_tokens * self._step(AgentId(agent.uid, str(name))),
-            lambda name: len(line.jobs[AgentId(agent.uid, str(name))]),
-        )
-        place += line.uids.n_before(
-            agent.uid, place, lambda _: self.quantum_tokens * UNIT, line.n_by_uid.__getitem__
-        )
+        agents, step = line.agents[agent.uid], self.quantum_tokens * UNIT
+
+        def weighted(name: str) -> int:
+            return self.quantum_tokens * self._step(AgentId(agent.uid, name))
+
+        def n_jobs(name: str) -> int:
+            return len(line.jobs[AgentId(agent.uid, name)])
+
+        has_weights = weighted if self._weights else None
+        place += agents.n_before(agent.name, place, step, has_weights, n_jobs)
+        place += line.uids.n_before(agent.uid, place, step, None, line.n_by_uid.__getitem__)
         return n_before + len(line.broken_off) + place + 1
 
     def __len__(self) -> int:
