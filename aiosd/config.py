@@ -301,7 +301,7 @@ class Config:
     )
     kv: str = _key(
         "exact",
-        "KV cache: `exact` (bf16/f16, results never depend on the schedule), `small` (q8_0, exact "
+        "KV cache: `exact` (bf16, results never depend on the schedule), `small` (q8_0, exact "
         "too), `fast` (f16, quicker on very long prompts), `unified` (for GPUs); the last two "
         "aren't exact.",
         choices=("exact", "small", "fast", "unified"),

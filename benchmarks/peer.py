@@ -106,7 +106,7 @@ def run(
     command = [str(program), "-m", str(model), "-c", str(n_lanes * slot_tokens)]
     command += ["-b", "2048", "-ub", "512", "-npp", str(n_prompt), "-ntg", str(n_output)]
     command += ["-npl", str(n_lanes), "-t", str(n_threads), "-tb", str(n_threads)]
-    command += ["-ctk", "bf16", "-ctv", "f16", "-fa", "on", "-no-kvu", "--output-format", "jsonl"]
+    command += ["-ctk", "bf16", "-ctv", "bf16", "-fa", "on", "-no-kvu", "--output-format", "jsonl"]
     # Spinning at barriers is what suits it best on an idle machine, and is OpenMP's own default.
     env = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

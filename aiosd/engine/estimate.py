@@ -14,7 +14,7 @@ from aiosd.engine.base import EngineError
 CELLS_STEP = 256  # llama.cpp rounds a slot's cells up to it
 
 _BYTES_PER_ELEMENT = {  # K and V together
-    "exact": 4.0,  # bf16, f16
+    "exact": 4.0,  # bf16, twice
     "small": 2 * 34 / 32,  # q8_0: 32 values in 34 bytes, twice
     "fast": 4.0,
     "unified": 4.0,
