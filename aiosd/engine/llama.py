@@ -88,8 +88,8 @@ KV_LAYOUTS = {
     # together, and round differently; all other types always take the same one (ops.cpp,
     # kv_is_f32_or_f16).  Of those, with 8 lanes on 2 cores with AVX-512, tokens/s of reading 800
     # tokens and of decoding at that depth: bf16/bf16 385 and 142, bf16/f16 170 and 78, f16/bf16
-    # 327 and 125, q8_0/q8_0 334 and 145; f16/f16, which isn't exact, 453 and 71.  V in f16 is summed
-    # up in f16, number by number.
+    # 327 and 125, q8_0/q8_0 334 and 145; f16/f16, which isn't exact, 453 and 71.  (A V in f16 is
+    # summed up in f16, number by number.)
     "exact": KvLayout(False, _BF16, _BF16, True),
     "small": KvLayout(False, _Q8_0, _Q8_0, True),
     "fast": KvLayout(False, _F16, _F16, False),
