@@ -12,6 +12,7 @@ import pytest
 from aiosd.engine.base import EngineError, GrammarError, OutOfCells, Piece, Sampling
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
+from aiosd.engine.pace import FIRST_PIECE, LEAST_PIECE
 from aiosd.kernel.model import ContextId, JobId, Lane, LaneReport, Outcome, SlotId
 from tests.engine.schedules import Answer, Turn, alone, note, seen
 
@@ -266,6 +267,18 @@ def test_a_long_prompt_does_not_stall_the_talkers() -> None:
     bench.finish(("b", 0), ("a", 1))
     assert seen(bench.answers[JobId("a")]) == seen(expected(talker))
     assert seen(bench.answers[JobId("b")]) == seen(expected(long))
+
+
+def test_a_slow_model_reads_in_small_pieces_so_that_a_step_keeps_to_its_time() -> None:
+    bench = Bench(prefill_tokens=256, step_ms=1)
+    bench.model.delay_s = 0.05
+    long = bench.turn(LONG)
+    bench.open("a", long)
+    pieces = [bench.step(("a", 0))[0].n_prompt for _ in range(3)]
+    assert pieces == [FIRST_PIECE, LEAST_PIECE, LEAST_PIECE]
+    bench.model.delay_s = 0.0
+    bench.finish(("a", 0))
+    assert seen(bench.answers[JobId("a")]) == seen(expected(long))
 
 
 def test_of_two_prompts_the_older_job_is_read_first() -> None:

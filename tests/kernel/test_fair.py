@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -230,7 +231,13 @@ def test_the_class_of_a_lane_is_its_rank() -> None:
     }
 
 
-def test_victims_are_of_the_lowest_class_then_the_newest_and_last_who_has_most_tokens() -> None:
+@pytest.mark.parametrize(
+    ("n_parks", "order"), [(2, ["low", "new", "old"]), (3, ["low", "old", "new"])]
+)
+def test_victims_are_of_the_lowest_class_then_the_newest_unless_it_was_parked_three_times(
+    n_parks: int, order: list[str]
+) -> None:
+    """And last who has the most tokens, which nobody is desperate enough to take here."""
     kernel = Kernel(4, 1, "fair", QUANTUM)
     for number, name in enumerate(("low", "old", "most", "new")):
         priority = Priority.BACKGROUND if name == "low" else Priority.NORMAL
@@ -243,12 +250,13 @@ def test_victims_are_of_the_lowest_class_then_the_newest_and_last_who_has_most_t
     for number in range(4):
         job, agent = JobId(f"x{number}"), AgentId(9 + number, "x")
         kernel.handle(ev.Submitted(job, ContextId(job), agent, Priority.INTERACTIVE), 0)
+    kernel.jobs[JobId("new")].parks = n_parks
     evicted: list[str] = []
     for _ in range(3):
         actions = kernel.handle(ev.RunDone((LaneReport(kernel.lanes[0].job, 0, QUANTUM),)), 0)
         evicted += [action.context for action in actions if isinstance(action, ev.Save)]
         kernel.check()
-    assert evicted == ["low", "new", "old"]
+    assert evicted == order
 
 
 AGENTS = st.sampled_from([AgentId(uid, name) for uid in (1, 2, 3) for name in "ab"])
