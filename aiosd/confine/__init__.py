@@ -1,0 +1,1 @@
+"""What confines the processes that the daemon starts: tools, MCP servers, agents."""
