@@ -1,10 +1,12 @@
 """The client of aiosd, the operating system for LLM agents.
 
-    from aios_sdk import Client
+    from aios_sdk import Agent
 
-    with Client(agent="poet") as client:
-        for text in client.generate_stream("Once upon a time"):
+    with Agent("poet", system="You are a poet of few words.") as agent:
+        for text in agent.generate_stream("Write a line about rain."):
             print(text, end="")
+
+Agent has a conversation and what it remembers, stores and may use; Client makes any syscall.
 
 Names are loaded when they are first used: importing this package is cheap, and the blocking
 client never loads asyncio.
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aios_sdk.access import Access, AsyncAccess
+    from aios_sdk.agent import Agent
     from aios_sdk.aio import AsyncClient, AsyncContext
+    from aios_sdk.aioagent import AsyncAgent
     from aios_sdk.aiofiles import AsyncFileReader, AsyncFileWriter
     from aios_sdk.aiostorage import AsyncStorage
     from aios_sdk.aiostream import AsyncStream, AsyncTextStream
@@ -89,8 +93,10 @@ __all__ = [
     "PROTOCOL_VERSION",
     "TABLE",
     "Access",
+    "Agent",
     "AiosError",
     "AsyncAccess",
+    "AsyncAgent",
     "AsyncClient",
     "AsyncContext",
     "AsyncFileReader",
@@ -160,7 +166,9 @@ __all__ = [
 
 _HOMES = {
     "access": ("Access", "AsyncAccess"),
+    "agent": ("Agent",),
     "aio": ("AsyncClient", "AsyncContext"),
+    "aioagent": ("AsyncAgent",),
     "aiofiles": ("AsyncFileReader", "AsyncFileWriter"),
     "aiostorage": ("AsyncStorage",),
     "aiostream": ("AsyncStream", "AsyncTextStream"),

@@ -376,6 +376,21 @@ def user_says(text: str) -> list[ChatMessage]:
     return [ChatMessage(role="user", content=text)]
 
 
+def said(what: What | None) -> What | None:
+    """What an agent is given: a plain string is what the user says."""
+    return user_says(what) if isinstance(what, str) else what
+
+
+def conversation_options(system: str | None, defaults: GenerateOptions) -> ContextOptions:
+    """How an agent's conversation begins; the model is chosen here, so defaults loses it."""
+    options = ContextOptions()
+    if system is not None:
+        options["system"] = system
+    if "model" in defaults:
+        options["model"] = defaults.pop("model")
+    return options
+
+
 def field(result: dict[str, object], name: str, kind: type) -> object:
     """A key that the result of a call must have."""
     value = result.get(name)

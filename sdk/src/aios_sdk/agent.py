@@ -1,0 +1,151 @@
+"""An agent: a connection, and one conversation that goes on from call to call.
+
+    with Agent("poet", system="You are a poet of few words.", max_tokens=40) as agent:
+        print(agent.generate("Write a line about rain."))
+
+Rule 1: nothing here that Client can't do: it only knows which conversation is meant.
+Rule 2: the conversation begins with the first call that needs it.  What an agent began, its forks
+too, is forgotten when it closes, unless keep=True; what it was given by id stays.
+Rule 3: forks may be used in threads of their own; a conversation serves one call at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from types import TracebackType
+from typing import Unpack, cast
+
+from aios_sdk.access import Access
+from aios_sdk.calls import OnWaiting
+from aios_sdk.client import Client, Context
+from aios_sdk.errors import AiosError
+from aios_sdk.memory import Memory
+from aios_sdk.results import (
+    GenerateOptions,
+    Generation,
+    What,
+    conversation_options,
+    said,
+)
+from aios_sdk.storage import Storage
+from aios_sdk.stream import TextStream
+
+
+class Agent:
+    """Who acts: a name, a conversation, and what it remembers, stores and may use.
+
+    name       letters, digits, '.', '_', '-', at most 64; absent: the process's
+    system     what the model is told before anything else
+    context    the id of a conversation to go on with, instead of a new one
+    keep       the conversation outlives the agent; context().id finds it again
+    defaults   options of every generation, such as max_tokens=40 or temperature=0
+
+    socket, timeout_s and on_waiting are Client's, and so are the errors on connecting.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        system: str | None = None,
+        context: str | None = None,
+        keep: bool = False,
+        socket: str | None = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+        **defaults: Unpack[GenerateOptions],
+    ) -> None:
+        self._begins = conversation_options(system, defaults)
+        self._defaults = defaults
+        self._keeps = keep
+        self._beginning = threading.Lock()
+        self._begun: list[Context] = []  # of the forks too, in the order they were begun
+        self._is_fork = False
+        self.client = Client(socket, name, timeout_s, on_waiting)
+        self._context = None if context is None else self.client.context_at(context)
+
+    @property
+    def name(self) -> str:
+        """As the daemon knows it."""
+        return str(self.client.hello.get("agent"))
+
+    @property
+    def access(self) -> Access:
+        """What this agent may do, and who may do what to its things."""
+        return self.client.access
+
+    @property
+    def memory(self) -> Memory:
+        """What this agent remembers."""
+        return self.client.memory
+
+    @property
+    def storage(self) -> Storage:
+        """This agent's files, and those that others share with it."""
+        return self.client.storage
+
+    def context(self) -> Context:
+        """The conversation: to read it, go back in it, or have the model go on with plain text."""
+        with self._beginning:
+            if self._context is None:
+                self._context = self._own(self.client.context(**self._begins))
+            return self._context
+
+    def generate(self, what: What | None = None, **options: Unpack[GenerateOptions]) -> Generation:
+        """The model's answer to what the user says (a string), or to messages, or to tokens.
+
+        None: it goes on from where the conversation stands.
+        """
+        return self.context().generate(said(what), **self._options(options))
+
+    def generate_stream(
+        self, what: What | None = None, **options: Unpack[GenerateOptions]
+    ) -> TextStream:
+        """As generate(), but an iterator of text; its result is the Generation."""
+        return self.context().generate_stream(said(what), **self._options(options))
+
+    def fork(self) -> Agent:
+        """The same agent with a conversation of its own, which starts as a copy of this one."""
+        twin = copy.copy(self)
+        twin._context = self._own(self.context().fork())
+        twin._is_fork = True
+        return twin
+
+    def close(self) -> None:
+        """End the connection, and with it every fork; of a fork: forget its conversation."""
+        if self._is_fork:
+            self._forget(*[context for context in self._begun if context is self._context])
+            return
+        try:
+            self._forget(*self._begun)
+        finally:
+            self.client.close()
+
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ inside
+
+    def _options(self, options: GenerateOptions) -> GenerateOptions:
+        return cast(GenerateOptions, {**self._defaults, **options})
+
+    def _own(self, context: Context) -> Context:
+        if not self._keeps:
+            self._begun.append(context)
+        return context
+
+    def _forget(self, *contexts: Context) -> None:
+        for context in contexts:
+            self._begun.remove(context)
+            with contextlib.suppress(AiosError):  # gone already, or the daemon is: nothing to tell
+                context.delete()

@@ -1,0 +1,159 @@
+"""An agent with await: Agent's surface on the asyncio client.
+
+    async with AsyncAgent("poet", system="You are a poet of few words.") as agent:
+        print(await agent.generate("Write a line about rain."))
+
+Rule 1: as Agent's: it only knows which conversation is meant, and forgets what it began.
+Rule 2: forks share the connection, so any number of them may generate at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from types import TracebackType
+from typing import Unpack, cast
+
+from aios_sdk.access import AsyncAccess
+from aios_sdk.aio import AsyncClient, AsyncContext
+from aios_sdk.aiolink import AsyncLink
+from aios_sdk.aiostorage import AsyncStorage
+from aios_sdk.aiostream import AsyncStream, AsyncTextStream
+from aios_sdk.calls import Call, OnWaiting
+from aios_sdk.errors import AiosError
+from aios_sdk.memory import AsyncMemory
+from aios_sdk.results import (
+    GenerateOptions,
+    Generation,
+    What,
+    conversation_options,
+    said,
+    what_params,
+)
+
+
+class AsyncAgent:
+    """Who acts; see Agent for its arguments.  It connects at ``async with``, or when first used."""
+
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        system: str | None = None,
+        context: str | None = None,
+        keep: bool = False,
+        socket: str | None = None,
+        timeout_s: float | None = None,
+        on_waiting: OnWaiting | None = None,
+        **defaults: Unpack[GenerateOptions],
+    ) -> None:
+        self._begins = conversation_options(system, defaults)
+        self._defaults = defaults
+        self._keeps = keep
+        self._beginning = asyncio.Lock()
+        self._begun: list[AsyncContext] = []  # of the forks too, in the order they were begun
+        self._is_fork = False
+        self.client = AsyncClient(socket, name, timeout_s, on_waiting)
+        self._timeout_s = timeout_s
+        self._context = None if context is None else self.client.context_at(context)
+
+    @property
+    def name(self) -> str:
+        """As the daemon knows it; empty before the first call."""
+        return str(self.client.hello.get("agent", ""))
+
+    @property
+    def access(self) -> AsyncAccess:
+        """What this agent may do, and who may do what to its things."""
+        return self.client.access
+
+    @property
+    def memory(self) -> AsyncMemory:
+        """What this agent remembers."""
+        return self.client.memory
+
+    @property
+    def storage(self) -> AsyncStorage:
+        """This agent's files, and those that others share with it."""
+        return self.client.storage
+
+    async def context(self) -> AsyncContext:
+        """The conversation: to read it, go back in it, or have the model go on with plain text."""
+        async with self._beginning:
+            if self._context is None:
+                self._context = self._own(await self.client.context(**self._begins))
+            return self._context
+
+    async def generate(
+        self, what: What | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """The model's answer to what the user says (a string), or to messages, or to tokens.
+
+        None: it goes on from where the conversation stands.
+        """
+        context = await self.context()
+        return await context.generate(said(what), **self._options(options))
+
+    def generate_stream(
+        self, what: What | None = None, **options: Unpack[GenerateOptions]
+    ) -> AsyncTextStream:
+        """As generate(), but an async iterator of text; its result is the Generation."""
+        params = what_params(said(what)) | dict(self._options(options))
+        return AsyncTextStream(self._stream("llm.generate", params))
+
+    async def fork(self) -> AsyncAgent:
+        """The same agent with a conversation of its own, which starts as a copy of this one."""
+        twin = copy.copy(self)
+        twin._context = self._own(await (await self.context()).fork())
+        twin._is_fork = True
+        return twin
+
+    async def close(self) -> None:
+        """End the connection, and with it every fork; of a fork: forget its conversation."""
+        if self._is_fork:
+            await self._forget(*[context for context in self._begun if context is self._context])
+            return
+        try:
+            await self._forget(*self._begun)
+        finally:
+            await self.client.close()
+
+    async def __aenter__(self) -> AsyncAgent:
+        await self.client.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------ inside
+
+    def _options(self, options: GenerateOptions) -> GenerateOptions:
+        return cast(GenerateOptions, {**self._defaults, **options})
+
+    def _stream(self, method: str, params: dict[str, object]) -> AsyncStream:
+        """A call on the conversation, which begins no earlier than the stream does."""
+
+        async def start() -> tuple[AsyncLink, Call]:
+            context = (await self.context()).id
+            return await self.client._started(
+                method, {**params, "context": context, "stream": True}
+            )
+
+        return AsyncStream(start, self._timeout_s)
+
+    def _own(self, context: AsyncContext) -> AsyncContext:
+        if not self._keeps:
+            self._begun.append(context)
+        return context
+
+    async def _forget(self, *contexts: AsyncContext) -> None:
+        for context in contexts:
+            self._begun.remove(context)
+            with contextlib.suppress(AiosError):  # gone already, or the daemon is: nothing to tell
+                await context.delete()
