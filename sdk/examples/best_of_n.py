@@ -10,11 +10,11 @@ import asyncio
 import time
 from statistics import fmean
 
-from aios_sdk import AsyncClient, AsyncContext, ChatMessage, Generation
+from aios_sdk import AsyncAgent, ChatMessage, Generation
 
 N_BRANCHES = 8
 SYSTEM = "You are a careful writer who answers in one or two short, plain sentences. " * 12
-QUESTION = "Why do leaves change their colour in autumn?"
+QUESTION = ChatMessage(role="user", content="Why do leaves change their colour in autumn?")
 
 
 def surety(answer: Generation) -> float:
@@ -23,33 +23,31 @@ def surety(answer: Generation) -> float:
     return fmean(x for x in logprobs if isinstance(x, float)) if logprobs else float("-inf")
 
 
-async def grow(branch: AsyncContext, seed: int) -> Generation:
-    try:
-        return await branch.generate(max_tokens=48, seed=seed, logprobs=1)
-    finally:
-        await branch.delete()
+async def grow(agent: AsyncAgent, seed: int) -> Generation:
+    async with await agent.fork() as branch:
+        return await branch.generate(seed=seed)
 
 
-async def forked(client: AsyncClient, says: list[ChatMessage]) -> list[Generation]:
-    trunk = await client.context(messages=says)
+async def forked(agent: AsyncAgent, _: str) -> list[Generation]:
+    trunk = await agent.context()
+    await trunk.append([QUESTION])
     await trunk.prefetch()
-    branches = await asyncio.gather(*(trunk.fork() for _ in range(N_BRANCHES)))
-    await trunk.delete()  # its forks don't need it
-    return await asyncio.gather(*(grow(branch, seed) for seed, branch in enumerate(branches)))
+    return await asyncio.gather(*(grow(agent, seed) for seed in range(N_BRANCHES)))
 
 
-async def separate(client: AsyncClient, says: list[ChatMessage]) -> list[Generation]:
-    calls = (client.generate(says, max_tokens=48, seed=i, logprobs=1) for i in range(N_BRANCHES))
+async def separate(agent: AsyncAgent, system: str) -> list[Generation]:
+    says = [ChatMessage(role="system", content=system), QUESTION]
+    calls = (agent.client.generate(says, max_tokens=48, seed=i, logprobs=1) for i in range(8))
     return await asyncio.gather(*calls)
 
 
-async def main(socket: str | None = None) -> None:
-    async with AsyncClient(socket, agent="best-of-n") as client:
-        for way in (forked, separate):
-            # Each has a first word of its own, so that neither finds what the other has read.
-            system = ChatMessage(role="system", content=f"{way.__name__}: {SYSTEM}")
+async def main() -> None:
+    for way in (forked, separate):
+        # Each has a first word of its own, so that neither finds what the other has read.
+        system = f"{way.__name__}: {SYSTEM}"
+        async with AsyncAgent("best-of-n", system=system, max_tokens=48, logprobs=1) as agent:
             started_s = time.perf_counter()
-            answers = await way(client, [system, ChatMessage(role="user", content=QUESTION)])
+            answers = await way(agent, system)
             took_s = time.perf_counter() - started_s
             best = max(answers, key=surety)
             print(f"{way.__name__:8} {took_s:6.2f} s, surety {surety(best):.2f}: {best.text!r}")

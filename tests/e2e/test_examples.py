@@ -13,6 +13,7 @@ from tests.e2e.conftest import Start
 
 pytestmark = pytest.mark.slow
 
+WHAT_A_USER_TYPES = "What is a river?\nAnd a lake?\n/undo\n/context\n"
 EXAMPLES = Path(__file__).parents[2] / "sdk" / "examples"
 
 
@@ -23,7 +24,7 @@ def test_each_example_is_short_and_runs(start: Start, name: str) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         env={**os.environ, "AIOSD_SOCKET": daemon.socket},
-        capture_output=True, text=True, timeout=240, check=False,
+        input=WHAT_A_USER_TYPES, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
