@@ -178,6 +178,12 @@ class Fair(RoundRobin):
         line.came_home.add(agent)
         self._stand(line, agent)
 
+    def lead_tokens(self, job: Job) -> int:
+        line, agent = self._classes[self.rank(job)], job.agent
+        of_uid = line.by_uid.get(agent.uid, 0) - line.floor
+        of_agent = line.by_agent.get(agent, 0) - line.floors.get(agent.uid, 0)
+        return max(of_uid, of_agent) // UNIT
+
     def _step(self, agent: AgentId) -> int:
         return UNIT // self._weights.get(agent, 1)
 
@@ -190,7 +196,7 @@ class Fair(RoundRobin):
 
     def add(self, job: Job) -> None:
         rank = self.rank(job)
-        is_broken_off = 0 < job.used_tokens < self.quantum_tokens
+        is_broken_off = job.used_tokens > 0 and not self.is_used_up(job)
         self._members[job.id] = (job, rank, is_broken_off)
         if is_broken_off:
             insort(self._classes[rank].broken_off, (job.ticket, job.id, job.agent))

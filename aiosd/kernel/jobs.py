@@ -96,24 +96,30 @@ class JobTable:
             finished_ns=now_ns,
         )
 
-    def choose(self, n_lanes: int) -> tuple[list[Job], frozenset[JobId]]:
-        """The next to run, still in the line, and who was sent to its back before.
+    def end_turns(self, n_lanes: int, *, with_others: bool) -> set[JobId]:
+        """Send those of the next to run to the back of the line whose turns are over while someone
+        waits; returns who they are.  Ends since each is sent at most once: its new turn is unused.
 
-        Whoever has used up his turn while someone waits starts a new one there, with a new
-        ticket.  Ends since each job is sent at most once: its new turn is unused.
+        with_others   with a turn end those of which less than half is left
         """
         policy = self._policy
-        rotated: set[JobId] = set()
+        sent: set[JobId] = set()
         while len(policy) > n_lanes:
-            used_up = [job for job in policy.first(n_lanes) if policy.is_used_up(job)]
-            if not used_up:
+            first = policy.first(n_lanes)
+            if not any(policy.is_used_up(job) for job in first):
                 break
-            for job in used_up:
-                policy.remove(job)
-                job.ticket, job.used_tokens, job.n_aged = self._new_ticket(), 0, 0
-                policy.add(job)
-                rotated.add(job.id)
-        return policy.first(n_lanes), frozenset(rotated)
+            for job in first:
+                if policy.is_used_up(job) or (with_others and policy.is_half_used(job)):
+                    self.end_turn(job)
+                    sent.add(job.id)
+        return sent
+
+    def end_turn(self, job: Job) -> None:
+        """Send a ready job to the back of the line, to begin a new turn there."""
+        self._policy.remove(job)
+        job.ticket, job.n_aged = self._new_ticket(), 0
+        job.used_tokens = job.extra_tokens = 0
+        self._policy.add(job)
 
     def change_policy(self, policy: Fifo) -> None:
         """The same jobs with the same tickets, in another order."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiosd.kernel import events as ev
-from aiosd.kernel import policies
+from aiosd.kernel import policies, turns
 from aiosd.kernel.jobs import JobTable, settled_state
 from aiosd.kernel.model import (
     AgentId,
@@ -317,7 +317,7 @@ class Kernel:
         came_home, self._came_home = self._came_home, frozenset()
         self._policy.note_time(now_ns)
         is_bounded = self._policy.quantum() is not None and len(self._policy) > self._n_lanes
-        chosen, rotated = self._table.choose(self._n_lanes)
+        chosen, rotated = self._choose(is_bounded=is_bounded)
         if not chosen:
             return []
         allowances = self._allowances(chosen, now_ns, is_bounded=is_bounded)
@@ -346,6 +346,21 @@ class Kernel:
         self._flight = _Flight(tuple(lanes), is_bounded)
         actions.append(ev.Run(self._flight.lanes))
         return actions
+
+    def _choose(self, *, is_bounded: bool) -> tuple[list[Job], set[JobId]]:
+        """Who runs next, and whose turn begins anew."""
+        may_gather = is_bounded and self._n_lanes < self.n_slots  # else all slots are lanes
+        rotated = self._table.end_turns(self._n_lanes, with_others=may_gather)
+        if not may_gather:
+            return self._policy.first(self._n_lanes), rotated
+        chosen = turns.side_by_side(
+            self._policy, self._n_lanes, self.n_slots, lambda job: self.slot_of(job.context)
+        )
+        again = [job for job in chosen if self._policy.is_used_up(job)]
+        for job in again:
+            self._table.end_turn(job)
+        turns.align(chosen, self._policy.quantum_tokens)
+        return chosen, rotated | {job.id for job in again}
 
     def _allowances(
         self, chosen: list[Job], now_ns: int, *, is_bounded: bool

@@ -64,7 +64,8 @@ class Job:
     ends_as: Outcome | None = None  # what a cancel asked for while it was a lane
     is_told_paused: bool = False  # its client was told so and not yet that it goes on
     ticket: int = 0  # its place in the line; smaller goes first
-    used_tokens: int = 0  # of the current slice, first-time tokens only
+    used_tokens: int = 0  # of the current turn, first-time tokens only
+    extra_tokens: int = 0  # that this turn is longer than a quantum, to end with others'
     n_aged: int = 0  # classes it has gone up by waiting, until its turn is over
     n_prompt: int = 0  # first-time prompt tokens read so far
     n_output: int = 0

@@ -83,7 +83,7 @@ def place(seats: Sequence[Seat], claims: Sequence[Claim], n_steps: int | None) -
     """
     n_new = sum(seat.home is None for seat in seats)
     at_home = [seat.home for seat in seats if seat.home is not None]
-    if not n_new and _n_gaps(at_home) == 0:
+    if not n_new and n_gaps(at_home) == 0:
         return tuple(at_home)
     may_move = n_steps is None or n_steps >= LONG_STEPS
     plans = [_fill(seats, _victims(range(len(claims)), claims)[:n_new])]
@@ -117,7 +117,8 @@ def _gather(seats: Sequence[Seat], inside: range, targets: Sequence[SlotId]) -> 
     )
 
 
-def _n_gaps(slots: Sequence[int]) -> int:
+def n_gaps(slots: Sequence[int]) -> int:
+    """How often the next of these slots is not the neighbour."""
     ordered = sorted(slots)
     return sum(b - a > 1 for a, b in itertools.pairwise(ordered))
 
@@ -127,7 +128,7 @@ def _cost(
 ) -> tuple[int, int]:
     """What the plan costs, in copied tokens; between equals, the sum of the claims' order."""
     steps = UNBOUNDED_STEPS if n_steps is None else n_steps
-    cost, order = GAP_COST * steps * _n_gaps(plan), 0
+    cost, order = GAP_COST * steps * n_gaps(plan), 0
     for slot, seat in zip(plan, seats, strict=True):
         if slot == seat.home:
             continue

@@ -58,13 +58,24 @@ class Fifo:
         job.used_tokens += n_tokens
 
     def is_used_up(self, job: Job) -> bool:
-        quantum = self.quantum()
-        return quantum is not None and job.used_tokens >= quantum
+        left = self.allowance(job)
+        return left is not None and left <= 0
+
+    def lead_tokens(self, job: Job) -> int:  # noqa: ARG002 - here all are alike
+        """How much more the job's owner was given than others who are ready, where that counts."""
+        return 0
+
+    def is_half_used(self, job: Job) -> bool:
+        """Whether less than half a turn is left, or nothing."""
+        left, quantum = self.allowance(job), self.quantum()
+        return (
+            left is not None and quantum is not None and job.used_tokens > 0 and 2 * left < quantum
+        )
 
     def allowance(self, job: Job) -> int | None:
         """Tokens left of the job's turn while others wait; None: no bound."""
         quantum = self.quantum()
-        return None if quantum is None else quantum - job.used_tokens
+        return None if quantum is None else max(1, quantum + job.extra_tokens) - job.used_tokens
 
     def add(self, job: Job) -> None:
         key = self.key(job)

@@ -117,13 +117,35 @@ def test_prompt_and_output_tokens_both_use_up_the_turn() -> None:
 def test_an_interrupted_job_keeps_its_place_and_what_is_left_of_its_turn() -> None:
     script = Script(n_lanes=2, quantum_tokens=6)
     script.says(submitted("a"), submitted("b"), submitted("c"), submitted("d"))
-    assert script.says(done(did("a", 1)))[-1] == run(("a", 0, 5), ("b", 1, 6))
+    assert script.says(done(did("a", 1)))[-1] == run(("a", 0, 5), ("b", 1, 5))
     assert script.says(cancelled("b")) == [INTERRUPT]
     assert script.says(done(did("a", 1), did("b", 1))) == [
         finish("b", CANCELLED),
         tell("c", "running"),
-        run(("a", 0, 4), ("c", 2, 6)),
+        run(("a", 0, 4), ("c", 2, 4)),
     ]
+
+
+def test_a_turn_that_begins_ends_with_those_under_way_or_a_quantum_later() -> None:
+    script = Script(n_lanes=2, quantum_tokens=6)
+    script.says(*map(submitted, "abcd"))
+    assert script.says(done(did("a", 4)))[-1] == run(("a", 0, 2), ("b", 1, 8))
+    assert script.says(cancelled("b")) == [INTERRUPT]
+    assert script.says(done(did("a", 0), did("b", 0)))[-1] == run(("a", 0, 2), ("c", 2, 8))
+
+
+def test_with_a_turn_end_those_of_which_less_than_half_is_left() -> None:
+    script = Script(n_lanes=2, quantum_tokens=6)
+    script.says(*map(submitted, "abcd"), done(did("a", 4)))
+    assert script.says(done(did("a", 2), did("b", 2)))[-1] == run(("b", 1, 6), ("c", 2, 6))
+    assert script.says(done(did("b", 4), did("c", 6)))[-1] == run(("a", 0, 6), ("d", 3, 6))
+
+
+def test_with_a_slot_for_each_lane_every_turn_is_a_quantum() -> None:
+    script = Script(n_slots=2, n_lanes=2, quantum_tokens=6)
+    script.says(*map(submitted, "abc"))
+    assert script.says(done(did("a", 4)))[-1] == run(("a", 0, 2), ("b", 1, 6))
+    assert script.says(done(did("a", 2), did("b", 2)))[-1] == run(("c", 0, 6), ("b", 1, 4))
 
 
 def test_a_paused_job_comes_back_to_its_place_with_what_is_left_of_its_turn() -> None:
@@ -391,7 +413,7 @@ def test_a_lane_left_alone_moves_beside_the_others_only_when_that_pays() -> None
     script.says(*map(submitted, "abc"), done(did("a")))
     script.says(ev.PolicyChanged(policy="rr"), *map(submitted, "def"), paused("b"))
     assert script.says(done(did("a"), did("b"), did("c")))[-1] == run(
-        ("a", 0, 2), ("c", 2, 3), ("d", 3, 4)
+        ("a", 0, 2), ("c", 2, 3), ("d", 3, 3)
     )
 
 

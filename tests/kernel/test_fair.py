@@ -295,7 +295,7 @@ def test_agents_that_always_want_more_never_drift_apart(
     agents: list[AgentId], n_lanes: int, pieces: list[int]
 ) -> None:
     """VTC's bound: what two agents of a uid were given differs by no more than what one turn can
-    take on every lane, however uneven the pieces."""
+    take on every lane, however uneven the pieces; turns that end together may be half as long again."""
     bench = Bench(n_lanes=n_lanes)
     for number, agent in enumerate(agents):
         for copy in range(n_lanes):  # enough jobs to use whatever the agent is given
@@ -305,7 +305,7 @@ def test_agents_that_always_want_more_never_drift_apart(
     for piece in pieces:
         jobs = bench.on_lanes()
         bench.come_home(**({jobs[0]: piece} if piece else {}))
-    bound = 2 * n_lanes * 4 * QUANTUM
+    bound = 3 * n_lanes * 4 * QUANTUM
     for uid in {agent.uid for agent in agents}:
         given_ = [bench.tokens[agent] for agent in set(agents) if agent.uid == uid]
         assert max(given_) - min(given_) <= bound
