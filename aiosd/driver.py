@@ -94,6 +94,7 @@ class Driver:
     ) -> None:
         self.kernel = kernel
         self.jobs: dict[JobId, JobRecord] = {}
+        self.n_submitted = 0
         self.journal = Journal(kernel, journal_events)
         self.leaders: dict[JobId, JobId] = {}  # of the Run under way: who waits for whose reading
         self._agents: dict[ContextId, AgentId] = {}  # of contexts that had a job
@@ -113,6 +114,7 @@ class Driver:
         """Queue a job.  Busy, with how long to wait, when its queue is full."""
         self.admission.enter(record.agent)
         self.jobs[record.spec.job] = record
+        self.n_submitted += 1
         self._agents[record.spec.context] = record.agent
         self.post(ev.Submitted(record.spec.job, record.spec.context, record.agent, record.priority))
 

@@ -34,6 +34,11 @@ class DaemonCollector(Collector):
         kernel = self._d.driver.kernel
         yield _gauges("jobs", "Jobs that have not ended.", "state",
                       {state.value: n for state, n in kernel.counts.items()})  # fmt: skip
+        yield CounterMetricFamily(
+            "aiosd_jobs_submitted",
+            "Jobs that were queued; less those that ended it is the jobs there are.",
+            value=self._d.driver.n_submitted,
+        )
         yield _counters("jobs_ended", "Jobs that have ended.", "outcome",
                         {o.value: n for o, n in kernel.counters.finished.items()})  # fmt: skip
         kinds = ("runs", "slices", "parks", "saves", "loads", "moves")
