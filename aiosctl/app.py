@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aios_sdk.paths import given_agent
 from aiosctl import render
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class App:
     @property
     def name(self) -> str:
         """The agent we act as."""
-        return self.agent or DEFAULT_AGENT
+        return self.agent or given_agent(self.socket) or DEFAULT_AGENT
 
     @property
     def client(self) -> Client:

@@ -15,6 +15,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -129,11 +130,24 @@ class Call:
             self.session.daemon.loop.call_soon(self.task.cancel)
 
 
-class Session(asyncio.Protocol):
-    """The shell around one wire.Decoder: a peer, its agent, its calls."""
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is at the other end of a connection that the daemon itself has made."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    agent: AgentId
+    pid: int
+
+
+class Session(asyncio.Protocol):
+    """The shell around one wire.Decoder: a peer, its agent, its calls.
+
+    identity  of a process that the daemon started: it can't go by another name.  The credentials
+              of its socket are no help: a socketpair's are those of who made it, the daemon.
+    """
+
+    def __init__(self, daemon: Daemon, identity: Identity | None = None) -> None:
         self.daemon = daemon
+        self.identity = identity
         self.id = "s" + secrets.token_hex(4)
         self.uid = -1
         self.pid = 0
@@ -158,13 +172,17 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the interface without the base class.
         self.transport = transport = cast(asyncio.Transport, transport)
-        self.pid, self.uid = peer_credentials(transport)
+        if self.identity is None:
+            self.pid, self.uid = peer_credentials(transport)
+        else:
+            self.pid, self.uid = self.identity.pid, self.identity.agent.uid
         if reason := self.daemon.refuses(self.uid):
             self.close_with(reason)
             return
         self.daemon.sessions_of(self.uid).add(self)
         transport.set_write_buffer_limits(high=self._limits.unread_bytes)
-        self._timer = self.daemon.loop.call_later(self._limits.hello_s, self._no_hello)
+        if self.identity is None:  # else it is known, and may take its time, or never speak
+            self._timer = self.daemon.loop.call_later(self._limits.hello_s, self._no_hello)
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= FEED_BYTES:

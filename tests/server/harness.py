@@ -84,8 +84,13 @@ def served(
 class RawPeer:
     """A client made of a socket and the codec: says exactly what a test wants said."""
 
-    def __init__(self, path: str, agent: str | None = "raw", uid: int | None = None) -> None:
-        if uid is None:
+    def __init__(
+        self, path: str | socket.socket, agent: str | None = "raw", uid: int | None = None
+    ) -> None:
+        """path: of the daemon's socket, or a connection that there is already."""
+        if isinstance(path, socket.socket):
+            self.sock = path
+        elif uid is None:
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.connect(path)
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
+    Denied,
     Exists,
     InvalidParams,
     ProtocolError,
@@ -31,7 +32,7 @@ from aiosd.services.database import DatabaseError
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
-    from aiosd.server.session import Call
+    from aiosd.server.session import Call, Session
 
 
 EVENTS_AT_ONCE = 64
@@ -45,7 +46,7 @@ class System:
         session = call.session
         if session.agent is not None:
             raise ProtocolError(f"hello was said already, as agent {session.agent.name}")
-        session.agent = AgentId(session.uid, call.params["agent"])
+        session.agent = _named(session, call.params["agent"])
         self._d.session_entered(session)
         limits = self._d.config.limits
         return {
@@ -274,3 +275,15 @@ def _free_bytes(directory: str) -> int:
 def _rss_bytes() -> int:
     with Path("/proc/self/statm").open() as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def _named(session: Session, name: str) -> AgentId:
+    """Who the peer is: what it says, of its uid; on a connection of ours, who it was made for."""
+    identity = session.identity
+    if identity is not None and name != identity.agent.name:
+        raise Denied(
+            f"this connection is agent {identity.agent.name}'s, which aiosd started: it can't go "
+            f"by the name {name}",
+            agent=identity.agent.name,
+        )
+    return AgentId(session.uid, name)

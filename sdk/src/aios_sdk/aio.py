@@ -56,7 +56,7 @@ class AsyncClient:
     ) -> None:
         self._socket = socket
         self._on_waiting = on_waiting
-        self._hello_params = hello_params(agent)
+        self._hello_params = hello_params(agent, socket)
         self._timeout_s = timeout_s
         self._connecting = asyncio.Lock()
         self._is_closed = False

@@ -25,6 +25,7 @@ from aios_sdk.errors import (
     VersionMismatch,
     from_wire,
 )
+from aios_sdk.paths import given_agent
 from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE
 from aios_sdk.types import shorten
 from aios_sdk.wire import (
@@ -279,11 +280,11 @@ def _lost(call: Call, ended: str, reason: str) -> ConnectionLost:
     )
 
 
-def hello_params(agent: str | None) -> dict[str, object]:
+def hello_params(agent: str | None, socket: str | None = None) -> dict[str, object]:
     """Params of sys.hello, checked here so that a bad name is found before there is a socket."""
     params: dict[str, object] = {
         "protocol": PROTOCOL_VERSION,
-        "agent": f"agent-{os.getpid()}" if agent is None else agent,
+        "agent": (given_agent(socket) or f"agent-{os.getpid()}") if agent is None else agent,
         "client": f"aios-sdk {__version__}",
     }
     TABLE["sys.hello"].validate(params)

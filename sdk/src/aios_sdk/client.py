@@ -45,8 +45,10 @@ from aios_sdk.stream import Stream, TextStream
 class Client:
     """A connection to the daemon that mends itself.
 
-    socket     its path; by default $AIOSD_SOCKET, the user's own daemon, or the system's
-    agent      the name to go by: letters, digits, '.', '_', '-', at most 64
+    socket     its path; by default $AIOSD_SOCKET, the user's own daemon, or the system's; fd:N is
+               the one connection of a process that the daemon started
+    agent      the name to go by: letters, digits, '.', '_', '-', at most 64; a process that the
+               daemon started has its name from it
     timeout_s  how long a call may go without a word from the daemon; None: for ever
     on_waiting is told when a call waits for a person, with {"request": id, …}; it makes no calls
 
@@ -64,7 +66,7 @@ class Client:
     ) -> None:
         self._socket = socket
         self._on_waiting = on_waiting
-        self._hello_params = hello_params(agent)
+        self._hello_params = hello_params(agent, socket)
         self._timeout_s = timeout_s
         self._connecting = threading.Lock()
         self._is_closed = False

@@ -2,6 +2,9 @@
 
 On a Unix socket connect() succeeds or fails at once, so both clients share this; they only wait
 in different ways between attempts.
+
+Rule: the connection that the daemon gave to a process (``fd:N``) is taken once, for good.  It
+carries any number of calls, so one client is enough; and when it has ended there is no other.
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from pathlib import Path
 
 from aios_sdk.errors import NoDaemon, SocketDenied
+from aios_sdk.paths import descriptor_in
 
 _ABSENT = {
     errno.ENOENT: "there is no socket",
@@ -26,6 +31,9 @@ def dial(path: str) -> socket.socket | None:
 
     Raises NoDaemon or SocketDenied.
     """
+    fd = descriptor_in(path)
+    if fd is not None:
+        return _adopted(fd, path)
     _refuse_a_stranger(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -42,6 +50,33 @@ def dial(path: str) -> socket.socket | None:
         number = error.errno if isinstance(error, OSError) else None
         reason = _ABSENT.get(number, str(error)) if number is not None else str(error)
         raise NoDaemon(path, reason) from None
+    return sock
+
+
+_adopting = threading.Lock()
+_taken: set[int] = set()
+
+
+def _adopted(fd: int, path: str) -> socket.socket:
+    """The connection that the daemon gave to this process, which no child of ours inherits."""
+    with _adopting:
+        if fd in _taken:
+            raise NoDaemon(
+                path,
+                "the daemon gave this process one connection, which another client has taken, or "
+                "which has ended: one client carries any number of calls, share it",
+            )
+        try:
+            os.set_inheritable(fd, False)
+            sock = socket.socket(fileno=fd)
+        except OSError as error:
+            reason = f"it is no connection of this process: {error.strerror}"
+            raise NoDaemon(path, reason) from None
+        if sock.family != socket.AF_UNIX or sock.type != socket.SOCK_STREAM:
+            sock.detach()
+            raise NoDaemon(path, "it is no Unix stream socket")
+        _taken.add(fd)
+    sock.setblocking(False)
     return sock
 
 

@@ -182,8 +182,9 @@ class NoDaemon(ClientError):
     """Nobody listens on the socket."""
 
     def __init__(self, path: str, reason: str) -> None:
+        advice = ": start aiosd, or name its socket in AIOSD_SOCKET"
         super().__init__(
-            f"no daemon at {path} ({reason}): start aiosd, or name its socket in AIOSD_SOCKET"
+            f"no daemon at {path} ({reason}){'' if path.startswith('fd:') else advice}"
         )
         self.path = path
         self.reason = reason

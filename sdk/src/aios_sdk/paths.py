@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 SYSTEM_SOCKET = "/run/aiosd/aiosd.sock"
+_DESCRIPTOR = re.compile(r"fd:([0-9]{1,7})", re.ASCII)
+
+
+def descriptor_in(socket: str) -> int | None:
+    """N of ``fd:N``, the connection that the daemon gave to an agent it started; None: a path."""
+    found = _DESCRIPTOR.fullmatch(socket)
+    return int(found[1]) if found else None
+
+
+def given_agent(socket: str | None = None) -> str | None:
+    """The name that goes with the daemon's own connection, for a process that the daemon started:
+    that one can't go by another.  None for everybody else."""
+    is_given = descriptor_in(socket or default_socket()) is not None
+    return os.environ.get("AIOSD_AGENT") if is_given else None
 
 
 def default_socket() -> str:
-    """$AIOSD_SOCKET; else the user's own socket if it exists, else the system's if that exists,
-    else the user's: the path at which a daemon of this user will listen."""
+    """$AIOSD_SOCKET (a path, or fd:N); else the user's own socket if it exists, else the system's
+    if that exists, else the user's: the path at which a daemon of this user will listen."""
     named = os.environ.get("AIOSD_SOCKET")
     if named:
         return named
