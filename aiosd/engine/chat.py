@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import re
 import secrets
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from aiosd.engine.base import ModelInfo
+from aiosd.engine.call_forms import recognised
+from aiosd.engine.calls import GENERIC, ID, ID_CHARS, Call, CallForm, Tool, answered, to_json
 from aiosd.engine.template import Budget, CompiledTemplate, TemplateError
 
 __all__ = [
@@ -49,11 +53,23 @@ PLAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    name     of a tool: which one
+    calls    of an assistant: what it called
+    call_id  of a tool: which call it answers
+    """
 
     role: str
     content: str
     name: str | None = None
+    calls: tuple[Call, ...] = ()
+    call_id: str | None = None
+
+    def texts(self) -> list[str]:
+        """All that somebody wrote in it."""
+        calls = [text for call in self.calls for text in (call.name, to_json(call.arguments))]
+        return [self.content, self.name or "", *calls]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,8 @@ class ChatTemplate:
 
     kind is "model" for the given source, else which stand-in is used: "chatml" where the
     vocabulary has <|im_start|> and <|im_end|>, "plain" ("role: content" lines) otherwise.
+    knows_tools: the template shows tools, calls and their answers by itself, in the form `form`;
+    else they are put in words, in the generic form.
     """
 
     def __init__(
@@ -121,6 +139,9 @@ class ChatTemplate:
             )
         self._source = source
         self._compiled = CompiledTemplate(source)
+        form = recognised(self._shown)
+        self.knows_tools = form is not None
+        self.form: CallForm = form or GENERIC
 
     @classmethod
     def of_model(cls, info: ModelInfo, limits: Limits | None = None) -> ChatTemplate:
@@ -132,15 +153,34 @@ class ChatTemplate:
             limits=limits,
         )
 
+    def _shown(self, messages: Sequence[object], tools: Sequence[object], generate: bool) -> str:
+        """One rendering of fixed messages, to see what the template makes of them."""
+        return self._compiled.render(
+            Budget(self._limits.steps, self._limits.output_spare),
+            datetime(2000, 1, 1),
+            messages=messages,
+            add_generation_prompt=generate,
+            bos_token=self._bos_text,
+            eos_token=self._eos_text,
+            **({"tools": tools} if tools else {}),
+        )
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
         """The whole list at once.  Begins with BOS if the template writes it."""
         return self.delta((), is_open=False, new=messages, generate=add_generation_prompt)
 
     def delta(
-        self, before: Sequence[Message], *, is_open: bool, new: Sequence[Message], generate: bool
+        self,
+        before: Sequence[Message],
+        *,
+        is_open: bool,
+        new: Sequence[Message],
+        generate: bool,
+        tools: Sequence[Tool] = (),
     ) -> Rendered:
         """What to append to a log that holds `before`, for it to hold `new` as well.
 
+        tools: those that the template was, or is, to show from the beginning of the log.
         is_open: the log ends inside an assistant turn, the last of `before` (or, if that is not
         an assistant's, one that is not in the list).  It is closed first, with the template's text.
         generate: end with the words that open an assistant turn.
@@ -151,9 +191,11 @@ class ChatTemplate:
         message's content, and what follows it is taken; the log keeps its earlier text.
         (3) The template doesn't show the stand-in exactly once: TemplateError.
         """
+        self._check((*before, *new))
+        if not self.knows_tools:
+            before, new, tools = _in_words(before), _in_words(new), ()
         messages = (*before, *new)
-        self._check(messages)
-        run = _Run(self, messages)
+        run = _Run(self, messages, tools)
         if not is_open:
             full = run.render(messages, generate)
             base = run.render(before, False) if before else ""
@@ -164,15 +206,25 @@ class ChatTemplate:
         head = before[:-1]
         if is_open and last.role != "assistant":
             last, head = Message("assistant", ""), before
-        marked = (*head, Message(last.role, stand_in, last.name))
+        marked = (*head, self._with_stand_in(last, stand_in))
         after = _after(stand_in, run.render((*marked, *new), generate))
         closing = "" if is_open else _after(stand_in, run.render(marked, False))
+        if is_open and last.calls:
+            after = _after_form(self.form, after)
         if not after.startswith(closing):
             raise TemplateError(
                 "the chat template rewrites earlier messages when new ones come, "
                 "so nothing can be appended to this context"
             )
         return run.segments(after[len(closing) :])
+
+    def _with_stand_in(self, last: Message, stand_in: str) -> Message:
+        """The message with the stand-in at its end: as its content, or in its last call, since
+        templates look at who has called something."""
+        if not last.calls:
+            return replace(last, content=stand_in)
+        call = replace(last.calls[-1], arguments={"": stand_in})
+        return replace(last, calls=(*last.calls[:-1], call))
 
     def _check(self, messages: Sequence[Message]) -> None:
         if len(messages) > self._limits.messages:
@@ -187,22 +239,23 @@ class ChatTemplate:
 class _Run:
     """One call: its renderings share one set of marks, so that they can be compared."""
 
-    def __init__(self, template: ChatTemplate, messages: Sequence[Message]) -> None:
+    def __init__(
+        self, template: ChatTemplate, messages: Sequence[Message], tools: Sequence[Tool]
+    ) -> None:
         self._template = template
-        self._marks = template._marker.marks(messages, template._source)
+        texts = [text for message in messages for text in message.texts()]
+        texts += [to_json(tool.to_wire()) for tool in tools]
+        self._marks = template._marker.marks(texts, template._source)
         self._now = template._now()
-        n_chars = sum(len(message.content) + len(message.name or "") for message in messages)
         limits = template._limits
-        self._limit_chars = limits.output_factor * n_chars + limits.output_spare
+        self._limit_chars = limits.output_factor * sum(map(len, texts)) + limits.output_spare
+        functions = [{"type": "function", "function": tool.to_wire()} for tool in tools]
+        self._tools = [self._marked(function) for function in functions]
 
     def render(self, messages: Sequence[Message], generate: bool) -> str:
         template = self._template
-        shown: list[dict[str, str]] = []
-        for message in messages:
-            item = {"role": message.role, "content": self._marks.mark(message.content)}
-            if message.name is not None:
-                item["name"] = self._marks.mark(message.name)
-            shown.append(item)
+        numbers = _numbers(messages)
+        shown = [self._shown(message, numbers) for message in messages]
         try:
             return template._compiled.render(
                 Budget(template._limits.steps, self._limit_chars),
@@ -211,9 +264,50 @@ class _Run:
                 add_generation_prompt=generate,
                 bos_token=template._bos_text,
                 eos_token=template._eos_text,
+                **({"tools": self._tools} if self._tools else {}),
             )
         except TemplateError as error:  # its words may quote a message
             raise TemplateError(self._marks.unmark(str(error))) from error
+
+    def _shown(self, message: Message, numbers: dict[str, str]) -> dict[str, Any]:
+        """The message as templates know them."""
+        item: dict[str, Any] = {
+            "role": message.role,
+            "content": self._marks.mark(message.content),
+        }
+        if message.name is not None:
+            item["name"] = self._marks.mark(message.name)
+        if message.call_id is not None:
+            item["tool_call_id"] = numbers.get(message.call_id) or _number(message.call_id)
+        if message.calls:
+            item["tool_calls"] = [
+                {
+                    "id": numbers[call.id],
+                    "type": "function",
+                    "function": {
+                        "name": self._marks.mark(call.name),
+                        "arguments": self._arguments(call),
+                    },
+                }
+                for call in message.calls
+            ]
+        return item
+
+    def _arguments(self, call: Call) -> Any:
+        marked = self._marked(call.arguments)
+        return to_json(marked) if self._template.form.is_argument_text else marked
+
+    def _marked(self, value: Any) -> Any:
+        """A JSON value whose texts are marked, keys too, but for the words of JSON Schema: there
+        are templates that look at these."""
+        match value:
+            case str() if value not in _SCHEMA_WORDS:
+                return self._marks.mark(value)
+            case dict():
+                return {self._marked(key): self._marked(item) for key, item in value.items()}
+            case list():
+                return [self._marked(item) for item in value]
+        return value
 
     def segments(self, marked_text: str) -> Rendered:
         return Rendered(tuple(self._marks.segments(marked_text)))
@@ -254,12 +348,12 @@ class _Marker:
                     break
         return spans
 
-    def marks(self, messages: Sequence[Message], source: str) -> _Marks:
+    def marks(self, texts: Sequence[str], source: str) -> _Marks:
         """A block of private-use characters that neither the messages nor the template use."""
         private = re.compile("[\U000f0000-\U0010fffd]")
         used = set(private.findall(source))
-        for message in messages:
-            used.update(private.findall(message.content), private.findall(message.name or ""))
+        for text in texts:
+            used.update(private.findall(text))
         size = len(self.alphabet)
         first, last = 0xF0000, 0xFFFFD - size
         free = (
@@ -327,7 +421,8 @@ def _fresh_digits(messages: Sequence[Message], source: str) -> str:
     """A stand-in content: digits, which no template trims or changes, and nobody can foresee."""
     while True:
         digits = str(10**23 + secrets.randbelow(9 * 10**23))
-        if digits not in source and not any(digits in message.content for message in messages):
+        used = (text for message in messages for text in message.texts())
+        if digits not in source and not any(digits in text for text in used):
             return digits
 
 
@@ -338,3 +433,52 @@ def _after(stand_in: str, text: str) -> str:
             "so the end of its turn can't be found"
         )
     return text.partition(stand_in)[2]
+
+
+_SCHEMA_WORDS = frozenset(
+    (
+        *("type", "function", "name", "description", "parameters"),
+        *("properties", "required", "items", "enum"),
+        *("object", "string", "integer", "number", "boolean", "array", "null"),
+    )
+)
+
+
+def _numbers(messages: Sequence[Message]) -> dict[str, str]:
+    """Ids of calls as templates see them: numbers by their order, so that the same conversation
+    gives the same tokens whatever its ids are."""
+    ids = dict.fromkeys(call.id for message in messages for call in message.calls)
+    return {id_: str(number).zfill(ID_CHARS) for number, id_ in enumerate(ids)}
+
+
+def _number(call_id: str) -> str:
+    """For the id of a call that isn't there."""
+    return str(zlib.crc32(call_id.encode()) % 10**ID_CHARS).zfill(ID_CHARS)
+
+
+def _in_words(messages: Sequence[Message]) -> list[Message]:
+    """For a template that knows no tools: what was called is among the assistant's words, and
+    answers are the user's."""
+
+    def words(message: Message) -> Message:
+        if message.role == "tool":
+            return Message("user", answered(message.content))
+        if message.calls:
+            gap = "" if not message.content or message.content.endswith("\n") else "\n"
+            return Message(message.role, message.content + gap + GENERIC.write(message.calls))
+        return message
+
+    return [words(message) for message in messages]
+
+
+def _after_form(form: CallForm, after: str) -> str:
+    """What follows the end of a call, given what follows the end of its only argument."""
+    after = after.removeprefix('"}')
+    closing = re.escape(form.closing).replace(re.escape(ID), f"[0-9]{{{ID_CHARS}}}")
+    match = re.match(closing, after)
+    if match is None:
+        raise TemplateError(
+            "the chat template ends a turn that calls tools in another way than expected, "
+            "so the end of its turn can't be found"
+        )
+    return after[match.end() :]

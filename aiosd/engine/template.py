@@ -107,7 +107,7 @@ class CompiledTemplate:
     def _render(self, budget: Budget, variables: dict[str, object]) -> str:
         pieces: list[str] = []
         n_chars = 0
-        for piece in self._template.generate(tools=None, documents=None, **variables):
+        for piece in self._template.generate({"tools": None, "documents": None} | variables):
             n_chars += len(piece)
             if n_chars > budget.limit_chars:
                 raise budget.too_long()

@@ -27,6 +27,7 @@ from aios_sdk.errors import (
 )
 from aiosd.driver import JobRecord, JobResult
 from aiosd.engine.base import MAX_SEED, GrammarError, JobSpec, Output, Sampling, TokenLogprob
+from aiosd.engine.calls import to_json
 from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.server import recall, telemetry
@@ -237,7 +238,10 @@ def check_model(daemon: Daemon, name: str | None) -> None:
 
 def check_size(daemon: Daemon, params: Mapping[str, Any]) -> int:
     """Characters in a prompt; TooLarge if they can't be a context, before it is tokenised."""
-    texts = [m["content"] for m in params.get("messages", ())] + [params.get("prompt", "")]
+    messages = params.get("messages", ())
+    texts = [m["content"] for m in messages] + [params.get("prompt", "")]
+    texts += [to_json(m["tool_calls"]) for m in messages if "tool_calls" in m]
+    texts += [to_json(tool) for tool in params.get("tools", ())]
     n_chars = sum(map(len, texts))
     limit = MAX_CHARS_PER_TOKEN * daemon.model.info.slot_tokens
     if n_chars > limit:
@@ -270,6 +274,8 @@ def _check_params(daemon: Daemon, p: dict[str, Any]) -> None:
         raise InvalidParams(
             f"max_tokens is {p['max_tokens']}, limit is {limit}", field="max_tokens", limit=limit
         )
+    if "tools" in p:
+        raise InvalidParams("tools can't be offered yet", field="tools")
 
 
 def _prepare(daemon: Daemon, context: Context, p: dict[str, Any]) -> tuple[Turn, str | None]:

@@ -1,5 +1,8 @@
 """From what a caller gives (messages, prompt, tokens or nothing) to the tokens a turn adds.
 
+A context is told of tools once: where it begins, and again where others are offered.  The log has
+them with the message that told, so that a fork or a rewound context knows what it was told.
+
 Runs in a worker thread: rendering and tokenising take milliseconds and read only the context and
 the vocabulary.  The context is not changed; what comes back is a Turn to commit.
 """
@@ -7,12 +10,13 @@ the vocabulary.  The context is not changed; what comes back is a Turn to commit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aios_sdk.errors import InvalidParams
 from aiosd.engine import chat
 from aiosd.engine.base import Model
+from aiosd.engine.calls import Call, Tool, told
 from aiosd.engine.chat import ChatTemplate, TemplateError
 from aiosd.services import entries
 from aiosd.services.context import Context, Turn
@@ -34,7 +38,13 @@ class Prompter:
         the template refuses, a token out of range, or a call with nothing to go on from.
         """
         if "messages" in params:
-            return self._from_messages(context, params["messages"], generate=generate)
+            check_messages(params["messages"])
+        tools = params.get("tools")
+        if "messages" in params or (tools is not None and generate and context.wants_reply):
+            new = list(params.get("messages", ()))
+            if tools is None or tools_told(context.messages) == as_told(tools):
+                return self._from_messages(context, new, generate=generate)
+            return self._telling(context, new, as_told(tools), generate=generate)
         if "prompt" in params:
             return self._raw(context, self._model.tokenize(params["prompt"], special=True))
         if "tokens" in params:
@@ -53,12 +63,7 @@ class Prompter:
 
     def _from_messages(self, context: Context, new: Sequence[Message], *, generate: bool) -> Turn:
         try:
-            rendered = self._template.delta(
-                [chat.Message(m["role"], m["content"]) for m in context.messages],
-                is_open=context.is_open,
-                new=[chat.Message(m["role"], m["content"]) for m in new],
-                generate=generate,
-            )
+            rendered = self._rendered(context, new, generate=generate)
         except TemplateError as error:
             raise InvalidParams(
                 f"the model's chat template refuses these messages: {error}", field="messages"
@@ -69,6 +74,46 @@ class Prompter:
             tuple(new),
             is_open=generate,
             wants_reply=not generate and last_role != "assistant",
+        )
+
+    def _telling(
+        self, context: Context, new: list[Message], tools: list[Message], *, generate: bool
+    ) -> Turn:
+        """The same, and the model is told what it may call from now on: by the template, where it
+        knows tools and nothing has been said yet; else in words, since the log is append-only.
+
+        Where the template has no system message there, the words go before the user's.
+        """
+        is_start = not context.tokens
+        if is_start and new and self._template.knows_tools:
+            new[0] = new[0] | {"tools": tools}
+            return self._from_messages(context, new, generate=generate)
+        form = None if self._template.knows_tools else self._template.form
+        words = told([tool_of(tool) for tool in tools], form)
+        problem: InvalidParams | None = None
+        for messages in _with_words(new, words, tools, is_start=is_start):
+            try:
+                turn = self._from_messages(context, messages, generate=generate)
+            except InvalidParams as error:
+                problem = problem or error
+                continue
+            if words in self.detokenize(turn.tokens):
+                return turn
+        raise problem or InvalidParams(
+            "the model's chat template has no place where tools can be told of", field="tools"
+        )
+
+    def _rendered(
+        self, context: Context, new: Sequence[Message], *, generate: bool
+    ) -> chat.Rendered:
+        before = context.messages
+        first = (before or new or [{}])[0]
+        return self._template.delta(
+            [_message(m) for m in before],
+            is_open=context.is_open,
+            new=[_message(m) for m in new],
+            generate=generate,
+            tools=[tool_of(one) for one in first.get("tools", ())],
         )
 
     def _raw(self, context: Context, tokens: array[int]) -> Turn:
@@ -131,3 +176,61 @@ class Prompter:
         """The text of the tokens as shown to a person; bytes that aren't UTF-8 become U+FFFD."""
         checked = self._checked(tokens)
         return b"".join(map(self._model.piece, checked)).decode("utf-8", "replace")
+
+
+def as_told(tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Tools as a log has them."""
+    return [tool_of(tool).to_wire() for tool in tools]
+
+
+def tools_told(messages: Sequence[Message]) -> list[Message]:
+    """Those that the model was told of last."""
+    for message in reversed(messages):
+        if "tools" in message:
+            return list(message["tools"])
+    return []
+
+
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    """InvalidParams where a field is not of the message's role."""
+    of_roles = {"tool_calls": "assistant", "tool_call_id": "tool", "name": "tool"}
+    for index, message in enumerate(messages):
+        for field, role in of_roles.items():
+            if field in message and message["role"] != role:
+                raise InvalidParams(
+                    f"messages[{index}].{field} belongs to a message of role {role}, "
+                    f"this one's is {message['role']}",
+                    field=f"messages[{index}].{field}",
+                )
+
+
+def _with_words(
+    new: Sequence[Message], words: str, tools: list[Message], *, is_start: bool
+) -> Iterator[list[Message]]:
+    """The messages with the words in one of the places where they could be."""
+    extra = {"tools": tools}
+    if is_start and new and new[0]["role"] == "system":
+        content = f"{new[0]['content']}\n\n{words}"
+        yield [new[0] | {"content": content} | extra, *new[1:]]
+    yield [{"role": "system", "content": words} | extra, *new]
+    for place, message in enumerate(new):
+        if message["role"] == "user":
+            said = message | {"content": f"{words}\n\n{message['content']}"} | extra
+            yield [*new[:place], said, *new[place + 1 :]]
+            return
+
+
+def _message(plain: Message) -> chat.Message:
+    return chat.Message(
+        plain["role"],
+        plain["content"],
+        plain.get("name"),
+        tuple(Call(c["id"], c["name"], c["arguments"]) for c in plain.get("tool_calls", ())),
+        plain.get("tool_call_id"),
+    )
+
+
+def tool_of(plain: Mapping[str, Any]) -> Tool:
+    """A tool as a caller offers it."""
+    parameters = plain.get("parameters") or {"type": "object", "properties": {}}
+    return Tool(plain["name"], plain.get("description", ""), parameters)

@@ -11,7 +11,7 @@ import contextlib
 import secrets
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -348,7 +348,13 @@ def check_idle(context: Context) -> None:
         )
 
 
-def entry_of(context: Context, turn: Turn, reply: str | None, n_reply_tokens: int) -> Entry:
+def entry_of(
+    context: Context,
+    turn: Turn,
+    reply: str | None,
+    n_reply_tokens: int,
+    calls: Sequence[Message] = (),
+) -> Entry:
     """The Entry of a turn that follows the context's log; the reply's tokens come on top."""
     return entries.entry(
         context.log,
@@ -358,6 +364,7 @@ def entry_of(context: Context, turn: Turn, reply: str | None, n_reply_tokens: in
         wants_reply=turn.wants_reply,
         reply=reply,
         n_reply_tokens=n_reply_tokens,
+        calls=calls,
     )
 
 

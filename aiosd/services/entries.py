@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""role and content, and what more a message may have in syscalls.MESSAGES; tools: those that the
+model was told of with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +60,24 @@ def entry(
     wants_reply: bool,
     reply: str | None = None,
     n_reply_tokens: int = 0,
+    calls: Sequence[Message] = (),
 ) -> Entry:
     """The turn that follows `before`: n_tokens in all, the last n_reply_tokens of them the reply's.
 
     A reply after a turn without messages goes on with the last assistant message, if that is open.
+    calls: what the reply calls, as tool_calls has it.
     """
     parts = [Part(message) for message in messages]
     if parts and not is_open:
         parts[-1] = replace(parts[-1], end=n_tokens)  # nothing follows it
     if reply is not None:
         start = n_tokens - n_reply_tokens
+        said: Message = {"content": reply} | ({"tool_calls": list(calls)} if calls else {})
         was_open = bool(before) and before[-1].is_open
         if not messages and was_open and _last_role(before) == "assistant":
-            parts.append(Part({"content": reply}, start, n_tokens, goes_on=True))
+            parts.append(Part(said, start, n_tokens, goes_on=True))
         elif is_open:
-            parts.append(Part({"role": "assistant", "content": reply}, start, n_tokens))
+            parts.append(Part({"role": "assistant"} | said, start, n_tokens))
     return Entry(n_tokens, tuple(parts), is_open, wants_reply)
 
 
@@ -81,7 +87,10 @@ def messages(log: Sequence[Entry]) -> list[Message]:
     for turn in log:
         for part in turn.parts:
             if part.goes_on:
-                found[-1]["content"] += part.message["content"]
+                last, more = found[-1], part.message
+                last["content"] += more["content"]
+                if "tool_calls" in more:
+                    last["tool_calls"] = [*last.get("tool_calls", ()), *more["tool_calls"]]
             else:
                 found.append(dict(part.message))
     return found
@@ -139,9 +148,10 @@ def cut(
     """(how many whole turns stay, what stays of the next one).
 
     Within a turn, messages known to end by then stay, with those before them.  A reply that is cut
-    keeps the words of its tokens, text_of(first, end) by offsets in the whole log, and is open.  A
-    cut after a given message leaves the log as if that had been appended alone; one inside the
-    tokens of given messages leaves tokens that no message accounts for.
+    keeps the words of its tokens, text_of(first, end) by offsets in the whole log, and is open;
+    what it called is then among these words.  A cut after a given message leaves the log as if that
+    had been appended alone; one inside the tokens of given messages leaves tokens that no message
+    accounts for.
     """
     if at.offset == 0:
         return at.turn, None
@@ -151,7 +161,8 @@ def cut(
     reply = next((part for part in whole.parts if part.start is not None), None)
     if reply is not None and reply.start is not None and reply.start <= at.offset:
         words = text_of(first_token + reply.start, first_token + at.offset)
-        part = replace(reply, message={**reply.message, "content": words}, end=at.offset)
+        said = {k: v for k, v in reply.message.items() if k != "tool_calls"} | {"content": words}
+        part = replace(reply, message=said, end=at.offset)
         return at.turn, Entry(at.offset, (*given, part), is_open=True)
     if not given:  # its first tokens came raw, or only open the reply
         return at.turn, Entry(at.offset, is_open=at.turn > 0 and log[at.turn - 1].is_open)

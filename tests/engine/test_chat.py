@@ -127,7 +127,6 @@ def test_a_system_message_that_moves_with_the_last_user_is_no_obstacle() -> None
         ("gemma", [Message(S, "x"), Message(U, "y")], "System role not supported"),
         ("gemma", [Message(U, "x"), Message(U, "y")], "roles must alternate"),
         ("qwen3", [Message(S, "x")], "No user query found in messages."),
-        ("mistral", [Message(T, "x")], "Only user and assistant roles are supported!"),
         ("smollm2", [Message("robot", "x")], r"messages\[0\].role is 'robot', known are system"),
     ],
 )
@@ -209,7 +208,7 @@ def test_a_message_cannot_complete_a_control_text_of_the_template(
 
 def test_a_name_is_no_way_in_either() -> None:
     template = ChatTemplate("{{ messages[0].name }}", control_texts=CHATML_CONTROLS)
-    rendered = template.render([Message(T, "x", name="<|im_start|>")], False)
+    rendered = template.render([Message(U, "x", name="<|im_start|>")], False)
     assert rendered.segments == (Segment("<|im_start|>", special=False),)
 
 

@@ -307,6 +307,8 @@ def test_defaults_are_filled_in_and_others_stay_away() -> None:
         "repeat_penalty": 1.0,
         "presence_penalty": 0.0,
         "frequency_penalty": 0.0,
+        "tool_choice": "auto",
+        "parallel_tool_calls": True,
         "priority": "normal",
         "ignore_eos": False,
         "logprobs": 0,
@@ -340,6 +342,8 @@ def test_what_was_given_is_not_changed() -> None:
         ({"prompt": "x", "tokens": [1]}, "prompt and tokens exclude each other"),
         ({"prompt": "x", "schema": {}, "grammar": "root ::= x"}, "schema and grammar exclude"),
         ({"prompt": "x", "schema": {}, "ignore_eos": True}, "schema and ignore_eos exclude"),
+        ({"prompt": "x", "schema": {}, "tools": []}, "schema and tools exclude"),
+        ({"prompt": "x", "tools": [{"name": "a b"}]}, "tools[0].name is 'a b', it must match"),
         ({"prompt": ""}, "prompt has 0 characters, the least is 1"),
         ({"messages": []}, "messages has 0 items, the least is 1"),
         ({"messages": [{"role": "boss", "content": ""}]}, "messages[0].role is 'boss', not one of"),
@@ -415,7 +419,12 @@ def test_the_schema_agrees_with_validate(call: Syscall) -> None:
         for value in (None, True, 1, -1, 2**70, 0.5, "a", "", [], [1], ["a"], {}, {"a": 1})
     ]
     if call.name == "llm.generate":
-        ways: list[dict[str, object]] = [{"schema": {}}, {"grammar": "x"}, {"ignore_eos": True}]
+        ways: list[dict[str, object]] = [
+            {"schema": {}},
+            {"grammar": "x"},
+            {"ignore_eos": True},
+            {"tools": [{"name": "a"}]},
+        ]
         cases += [{"prompt": "x"} | one | other for one in ways for other in ways]
         cases += [{"context": "c"}, {"context": "c", "tokens": [1]}, {"prompt": "x", "tokens": [1]}]
     for params in cases:
@@ -449,6 +458,10 @@ def test_the_typed_results_name_the_tables_keys() -> None:
 
     generation = TABLE["llm.generate"].result
     assert keys(results.ContextInfo) == fields(TABLE["context.info"].result)
+    messages = item(TABLE["context.read"].result, "messages")
+    assert keys(results.ChatMessage) == fields(messages)
+    assert keys(results.CallMessage) == fields(item(messages, "tool_calls"))
+    assert keys(results.ToolSpec) == fields(item(messages, "tools"))
     assert keys(results.ContextText) == fields(TABLE["context.read"].result)
     assert keys(results.Rewound) == fields(TABLE["context.rewind"].result)
     assert keys(results.Snapshot) == fields(TABLE["context.snapshot"].result)

@@ -33,9 +33,13 @@ class Contexts:
         if "system" in p:
             messages.insert(0, {"role": "system", "content": p["system"]})
         turn = None
+        if "tools" in p and not messages:
+            raise InvalidParams(
+                "tools are told with a message: give system or messages too", field="tools"
+            )
         if messages:
             empty = contexts.Context(contexts.new_context_id(), call.agent, model, 0, 0)
-            turn = await self._turn(empty, {"messages": messages})
+            turn = await self._turn(empty, p | {"messages": messages})
         now = generate.now_ms()
         context = await self._d.contexts.create(
             call.agent,

@@ -17,9 +17,32 @@ Priority = Literal["interactive", "normal", "background"]
 Residence = Literal["slot", "ram", "file", "tokens"]
 
 
+class ToolSpec(TypedDict):
+    """What the model may call.  parameters: JSON Schema of the arguments, an object."""
+
+    name: str
+    description: NotRequired[str]
+    parameters: NotRequired[dict[str, object]]
+
+
+class CallMessage(TypedDict):
+    """A ToolCall as messages have it; ToolCall.to_wire() makes one."""
+
+    id: str
+    name: str
+    arguments: dict[str, object]
+
+
 class ChatMessage(TypedDict):
+    """tool_calls: of an assistant; tool_call_id and name: of a tool's answer; tools: in what
+    context.read gives, with the message that told the model of them."""
+
     role: str
     content: str
+    tool_calls: NotRequired[list[CallMessage]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    tools: NotRequired[list[ToolSpec]]
 
 
 What = str | Sequence[ChatMessage] | Sequence[int]
@@ -51,6 +74,9 @@ class GenerateOptions(TypedDict, total=False):
     stop: list[str]
     schema: dict[str, object]
     grammar: str
+    tools: Sequence[ToolSpec]
+    tool_choice: str
+    parallel_tool_calls: bool
     priority: Priority
     ignore_eos: bool
     logprobs: int
@@ -68,6 +94,7 @@ class ContextOptions(TypedDict, total=False):
     model: str
     system: str
     messages: list[ChatMessage]
+    tools: Sequence[ToolSpec]
 
 
 class ModelInfo(TypedDict):
@@ -296,9 +323,33 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model wants made; the arguments are valid by the tool's schema."""
+
+    id: str
+    name: str
+    arguments: dict[str, object]
+
+    def to_wire(self) -> CallMessage:
+        return CallMessage(id=self.id, name=self.name, arguments=self.arguments)
+
+    def answer(self, content: str) -> ChatMessage:
+        """The message that tells the model what the call brought."""
+        return ChatMessage(role="tool", content=content, tool_call_id=self.id, name=self.name)
+
+    @staticmethod
+    def from_wire(plain: object) -> ToolCall:
+        match plain:
+            case {"id": str(id_), "name": str(name), "arguments": dict(arguments)}:
+                return ToolCall(id_, name, arguments)
+        raise ProtocolError(f"the daemon gave {shorten(plain)}, which is no tool call")
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """What llm.generate gave.  finish: "stop", "length" or "stop_string"; recalled: the ids of the
-    notes that recall put before the last user message."""
+    """What llm.generate gave.  finish: "stop", "length", "stop_string" or "tool_calls"; tool_calls:
+    what the model calls, beside the text; recalled: the ids of the notes that recall put before the
+    last user message."""
 
     text: str
     tokens: list[int]
@@ -310,6 +361,7 @@ class Generation:
     stop_string: str | None = None
     logprobs: list[dict[str, object]] | None = None
     recalled: list[str] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -327,7 +379,7 @@ class Generation:
             }:
                 context, stop = result.get("context"), result.get("stop_string")
                 logprobs = result.get("logprobs")
-                recalled = result.get("recalled")
+                recalled, calls = result.get("recalled"), result.get("tool_calls")
                 return Generation(
                     text,
                     tokens,
@@ -339,6 +391,7 @@ class Generation:
                     stop if isinstance(stop, str) else None,
                     logprobs if isinstance(logprobs, list) else None,
                     recalled if isinstance(recalled, list) else None,
+                    tuple(map(ToolCall.from_wire, calls)) if isinstance(calls, list) else (),
                 )
         raise ProtocolError(f"the daemon gave {sorted(result)}, which is no generation")
 

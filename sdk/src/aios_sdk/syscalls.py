@@ -54,7 +54,26 @@ MODEL_NAME = Str(max_chars=128, pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 TOKEN = Int(0, 2**31 - 1)
 TOKENS = List(TOKEN, max_items=MAX_TOKENS_IN_CALL, min_items=1)
 ROLE = Str(choices=("system", "user", "assistant", "tool"))
-MESSAGES = List(Map((Field("role", ROLE), Field("content", TEXT))), max_items=4096, min_items=1)
+TOOL_NAME = Str(max_chars=128, pattern=r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+TOOL_CALL = Map((Field("id", ID), Field("name", TOOL_NAME), Field("arguments", AnyMap())))
+MAX_CALLS_IN_TURN = 32  # of one answer: a small model may go on and on
+TOOL_CALLS = List(TOOL_CALL, max_items=MAX_CALLS_IN_TURN)
+TOOL = Map(
+    (
+        Field("name", TOOL_NAME),
+        Field("description", TEXT, False),
+        Field("parameters", AnyMap(), False),
+    )
+)
+TOOLS = List(TOOL, max_items=128)
+MESSAGE_FIELDS = (
+    Field("role", ROLE),
+    Field("content", TEXT),
+    Field("tool_calls", TOOL_CALLS, False),  # of an assistant: what it called
+    Field("tool_call_id", ID, False),  # of a tool: which call this answers
+    Field("name", TOOL_NAME, False),  # of a tool: which one
+)
+MESSAGES = List(Map(MESSAGE_FIELDS), max_items=4096, min_items=1)
 PRIORITY = Str(choices=("interactive", "normal", "background"))
 POLICY = Str(choices=("fifo", "rr", "fair"))
 TAG = Str(max_chars=64, min_chars=1)
@@ -155,6 +174,7 @@ GENERATION = _result(
     tokens=_many(TOKEN),
     finish=Str(choices=("stop", "length", "stop_string", "tool_calls")),
     stop_string_=TEXT,
+    tool_calls_=_many(TOOL_CALL),
     logprobs_=LOGPROBS,
     context_=ID,
     recalled_=_many(ID),
@@ -163,6 +183,7 @@ GENERATION = _result(
     usage=USAGE,
 )
 WORDS = _result(id=COUNT, tag_=Any(), text=TEXT, tokens=_many(TOKEN), logprobs_=LOGPROBS)
+CALLS = _result(id=COUNT, tag_=Any(), tool_calls=_many(TOOL_CALL))
 NEWS = _result(
     id=COUNT,
     tag_=Any(),
@@ -365,6 +386,13 @@ FILE_DATA = Union(
 
 STREAM = Param("stream", Bool(), "send chunks before the result", default=False)
 
+TOOLS_PARAM = Param(
+    "tools",
+    TOOLS,
+    "what the model may call: name, description, parameters (JSON Schema of an object); a context "
+    "is told of them once",
+)
+
 GENERATE_PARAMS = (
     *WAYS,
     Param("context", ID, "go on from this context; absent: one of this call alone"),
@@ -383,6 +411,15 @@ GENERATE_PARAMS = (
     Param("stop", List(Str(256, 1), max_items=16), "end before any of these strings"),
     Param("schema", AnyMap(), "a JSON Schema that the text will satisfy, unless cut by length"),
     Param("grammar", PROMPT, "a GBNF grammar that the text will satisfy"),
+    TOOLS_PARAM,
+    Param(
+        "tool_choice",
+        TOOL_NAME,
+        "auto: text, calls or both; none: text alone; required: a call or several; a tool's name: "
+        "one call of it",
+        default="auto",
+    ),
+    Param("parallel_tool_calls", Bool(), "several calls in one answer", default=True),
     Param("priority", PRIORITY, "the job's class", default="normal"),
     Param("ignore_eos", Bool(), "go on past the model's end token", default=False),
     Param("logprobs", Int(0, 20), "so many alternatives with each token", default=0),
@@ -483,12 +520,12 @@ TABLE: dict[str, Syscall] = {
             "let the model write",
             GENERATION,
             *GENERATE_PARAMS,
-            chunk=Union((WORDS, NEWS), "words, or news of the job"),
+            chunk=Union((WORDS, CALLS, NEWS), "words, calls of tools, or news of the job"),
             right="llm",
             one_of=(
                 Group(WAY_NAMES),
                 Group((*WAY_NAMES, "context"), is_required=True, is_exclusive=False),
-                Group(("schema", "grammar", "ignore_eos")),
+                Group(("schema", "grammar", "ignore_eos", "tools")),
             ),
         ),
         _syscall(
@@ -556,6 +593,7 @@ TABLE: dict[str, Syscall] = {
             MODEL,
             Param("system", TEXT, "the system message"),
             Param("messages", MESSAGES, "what has been said so far"),
+            TOOLS_PARAM,
             right="context",
         ),
         _syscall(
@@ -586,7 +624,12 @@ TABLE: dict[str, Syscall] = {
         _syscall(
             "context.read",
             "what was said in a context",
-            _result(messages=_many(_result(role=ROLE, content=TEXT)), tokens_=_many(TOKEN)),
+            _result(
+                messages=_many(
+                    Map((*MESSAGE_FIELDS, Field("tools", TOOLS, False)), is_open=True),
+                ),
+                tokens_=_many(TOKEN),
+            ),
             CONTEXT,
             Param("tokens", Bool(), "the token ids too", default=False),
             right="context",
@@ -667,7 +710,7 @@ TABLE: dict[str, Syscall] = {
             JOB,
             Param("from_token", Int(0, MAX_TOKENS_IN_CALL), "the first one wanted", default=0),
             STREAM,
-            chunk=Union((WORDS, NEWS), "words, or news of the job"),
+            chunk=Union((WORDS, CALLS, NEWS), "words, calls of tools, or news of the job"),
             right="llm",
             is_repeatable=True,
         ),
