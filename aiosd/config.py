@@ -21,6 +21,7 @@ from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, pa
 from aiosd.settings import key as _key
 from aiosd.settings import reference as _reference
 from aiosd.storage_config import StorageConfig
+from aiosd.tools_config import Tools
 
 __all__ = [
     "GIB",
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "Metrics",
     "StorageConfig",
+    "Tools",
     "keys",
     "load",
     "parse_bytes",
@@ -372,6 +374,7 @@ class Config:
     access: Access = field(default_factory=Access)
     metrics: Metrics = field(default_factory=Metrics)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    tools: Tools = field(default_factory=Tools)
 
     @property
     def n_lanes(self) -> int:
@@ -389,6 +392,7 @@ TABLES: dict[str, type[Any]] = {
     "access": Access,
     "metrics": Metrics,
     "storage": StorageConfig,
+    "tools": Tools,
 }
 """The tables beside the first one, each the field of Config of that name."""
 

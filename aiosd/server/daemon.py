@@ -47,6 +47,7 @@ from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
+from aiosd.server.tooling import ToolDoorkeeper
 from aiosd.server.turns import Chores
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
@@ -63,6 +64,7 @@ from aiosd.services.search import Search
 from aiosd.services.storage.index import Index
 from aiosd.services.storage.rows import Limits as StorageLimits
 from aiosd.services.storage.store import Storage
+from aiosd.services.tools.manager import ToolManager
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -184,6 +186,9 @@ class Daemon:
         self.saving: dict[JobId, tuple[Work, JobResult]] = {}  # jobs whose turn is being written
         self.enricher = Enricher(self)
         self.memory.on_waiting = self.enricher.wake
+        self.tools = ToolManager(
+            lambda: self.config.tools, ToolDoorkeeper(self), self.in_worker, self.telemetry
+        )
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
@@ -262,6 +267,7 @@ class Daemon:
                 watching.cancel()
                 lag.cancel()
                 await self._drain()
+                await self.tools.close()
                 await self.storage.close()
                 await self._flush()
                 with contextlib.suppress(SyscallError):  # a full disk: when notes were used

@@ -15,6 +15,7 @@ from aios_sdk.syscalls import TABLE
 from aiosd.kernel.model import Cost
 
 LAG_EVERY_S = 0.5
+MAX_SOURCES = 64  # of tools that are told apart
 LAG_KEPT = 30  # measurements: the gauge is the worst of the last 15 seconds
 
 _WAITS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -36,6 +37,14 @@ class Figures:
         self._gap = self._histogram("token_gap", "Between a job's tokens, as sent.", _STEPS_S)
         self._step = self._histogram("step", "One step of the engine.", _STEPS_S)
         self._calls = self._counter("syscalls", "Calls that have ended.", ("name", "outcome"))
+        self._sources: set[str] = set()
+        self._tools = Histogram(
+            "aiosd_tool_seconds",
+            "Calls of tools, by where the tools come from.",
+            ("source", "outcome"),
+            buckets=_WAITS_S,
+            registry=self.registry,
+        )
         self._refused = self._counter(
             "connections_refused", "Connections that the daemon ended, and why.", ("code",)
         )
@@ -55,6 +64,12 @@ class Figures:
         """So many tokens, such a time after the one before them."""
         for _ in range(n_tokens):
             self._gap.observe(since_ns / n_tokens / 1e9)
+
+    def tool_ended(self, source: str, outcome: str, duration_s: float) -> None:
+        if source not in self._sources and len(self._sources) >= MAX_SOURCES:
+            source = "other"
+        self._sources.add(source)
+        self._tools.labels(source, outcome).observe(duration_s)
 
     def step_done(self, duration_ns: int) -> None:
         self._step.observe(duration_ns / 1e9)

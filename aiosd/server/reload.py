@@ -92,6 +92,7 @@ def apply(daemon: Daemon, change: Change) -> None:
             )
         )
     daemon.access.configure()
+    daemon.tools.configure()
     limits = config.limits
     daemon.wire_limits = wire.Limits(frame_bytes=limits.frame_bytes)
     daemon.driver.admission.change(limits.jobs_per_agent, limits.jobs_per_uid, limits.jobs)

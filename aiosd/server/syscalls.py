@@ -16,6 +16,7 @@ from aiosd.server.calls.memory import Memories
 from aiosd.server.calls.model import ModelFiles
 from aiosd.server.calls.storage import StorageCalls
 from aiosd.server.calls.system import System
+from aiosd.server.calls.tool import ToolCalls
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -33,6 +34,7 @@ NOUNS = {
     "model": ModelFiles,
     "storage": StorageCalls,
     "sys": System,
+    "tool": ToolCalls,
 }
 
 

@@ -17,6 +17,7 @@ from aiosd.driver import JobRecord, JobResult
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server.figures import Figures, known_call
 from aiosd.server.happenings import Happenings
+from aiosd.services.tools.model import Tool
 
 if TYPE_CHECKING:
     from aiosd.server.session import Session
@@ -109,6 +110,14 @@ class Telemetry:
             outcome=result.outcome.value,
             **facts_of(result),
         )
+
+    # ------------------------------------------------------------ tools: manager.Observer
+
+    def tool_ended(self, tool: Tool, caller: AgentId, outcome: str, duration_s: float) -> None:
+        self.figures.tool_ended(tool.source, outcome, duration_s)
+        facts = {"agent": caller.name, "name": tool.name, "outcome": outcome}
+        log.info("tool", uid=caller.uid, ms=round(duration_s * 1000, 1), **facts)
+        self._tell("tool_ended", caller.uid, total_ms=round(duration_s * 1000), **facts)
 
     def _tell(self, event: str, uid: int | None, **facts: Any) -> None:
         self.happenings.tell(event, uid, self._now_ms(), **facts)

@@ -356,6 +356,17 @@ ENTRY = {
 }  # fmt: skip
 CHAIN = {"is_whole": True, "first": 1, "last": 7, "head": 7, "hash": "ab" * 32}
 
+TOOL = {
+    "name": "calculator", "description": "Work out an expression.",
+    "parameters": {
+        "type": "object", "properties": {"expression": {"type": "string"}},
+        "required": ["expression"],
+    },
+    "source": "builtin", "irreversible": False, "ordered": False, "max_parallel": 4,
+    "timeout_s": 10.0, "running": 0, "waiting": 0, "usual_ms": 12,
+}  # fmt: skip
+TOOL_RESULT = {"content": "42", "structured": {"result": 42}, "is_error": False}
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
@@ -472,6 +483,14 @@ DEFAULTS: dict[str, Answer] = {
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},
+    "tool.list": {"tools": [TOOL]},
+    "tool.call": {**TOOL_RESULT, "duration_ms": 12},
+    "tool.call_all": lambda call: {
+        "results": [
+            {"id": str(i), "name": one["name"], "result": TOOL_RESULT}
+            for i, one in enumerate(call.params["calls"])
+        ]
+    },
     "access.check": {"allowed": True, "reason": "allowed: own", "asks": False},
     "access.request": {"request": "q1", "state": "pending"},
     "access.pending": {"requests": [REQUEST]},

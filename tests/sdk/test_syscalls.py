@@ -85,6 +85,9 @@ NAMES = [
     "agent.info",
     "agent.kill",
     "agent.limits",
+    "tool.list",
+    "tool.call",
+    "tool.call_all",
     "access.check",
     "access.request",
     "access.pending",
@@ -120,6 +123,7 @@ def test_rights_follow_the_family() -> None:
         "memory": {"memory"},
         "storage": {"storage"},
         "agent": {None},
+        "tool": {"tool"},
         "access": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
@@ -159,6 +163,8 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "storage.revoke",
         "agent.kill",
         "agent.limits",
+        "tool.call",
+        "tool.call_all",
         "access.request",
         "access.approve",
         "access.deny",
@@ -174,7 +180,14 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
         assert "deadline_ms" in names
         assert ("tag" in names) == (call.chunk is not None)
     streaming = [name for name, call in TABLE.items() if call.chunk is not None]
-    assert streaming == ["sys.events", "llm.generate", "job.attach", "access.pending"]
+    assert streaming == [
+        "sys.events",
+        "llm.generate",
+        "job.attach",
+        "tool.call",
+        "tool.call_all",
+        "access.pending",
+    ]
 
 
 # ---------------------------------------------------------------- params
@@ -220,6 +233,8 @@ VALID: dict[str, dict[str, object]] = {
     "storage.revoke": {"grant": "g"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
+    "tool.call": {"name": "clock"},
+    "tool.call_all": {"calls": [{"name": "clock", "arguments": {}}]},
     "access.check": {"action": "read"},
     "access.request": {"right": "tool", "reason": "x"},
     "access.approve": {"request": "q"},

@@ -17,6 +17,7 @@ class Tool:
     parameters      JSON Schema of its arguments, an object
     source          the name of where it comes from
     is_irreversible what it does can't be undone: a person may have to be asked
+    is_ordered      of a list of calls, those of ordered tools run one after another, in its order
     max_parallel    calls at once; more wait in line, agents in turn
     timeout_s       a call takes no longer
     """
@@ -26,6 +27,7 @@ class Tool:
     parameters: Mapping[str, Any]
     source: str
     is_irreversible: bool = False
+    is_ordered: bool = True
     max_parallel: int = 1
     timeout_s: float = 60.0
 
@@ -35,11 +37,13 @@ class ToolResult:
     """What a call brought: text for the model, and the same as data where the tool has it.
 
     is_error  the tool ran and says that it could not do it: an answer, which models may read
+    is_cut    there was more of it than the manager lets through
     """
 
     content: str
     structured: Mapping[str, Any] | None = None
     is_error: bool = False
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

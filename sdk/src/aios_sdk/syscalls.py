@@ -325,6 +325,37 @@ REQUEST_INFO = _result(
     created_ms=MS,
     expires_ms=MS,
 )
+TOOL_NAME = Str(max_chars=128, pattern=r"[A-Za-z0-9._-]{1,128}")
+ARGUMENTS = AnyMap()
+SECONDS = Float(0, 1e9)
+TOOL_INFO = _result(
+    name=TOOL_NAME,
+    description=TEXT,
+    parameters=AnyMap(),
+    source=TEXT,
+    irreversible=Bool(),
+    ordered=Bool(),
+    max_parallel=COUNT,
+    timeout_s=SECONDS,
+    running=COUNT,
+    waiting=COUNT,
+    usual_ms_=MS,
+)
+TOOL_RESULT: dict[str, Type] = {
+    "content": TEXT,
+    "structured_": AnyMap(),
+    "is_error": Bool(),
+    "cut_": Bool(),
+}
+ERROR = _result(code=TEXT, message=TEXT, data_=AnyMap())
+PROGRESS = _result(
+    id=COUNT,
+    tag_=Any(),
+    call_=ID,
+    progress=Float(-1e18, 1e18),
+    total_=Float(-1e18, 1e18),
+    message_=TEXT,
+)
 GROUP_INFO = _result(
     name=AGENT,
     uid=UID,
@@ -989,6 +1020,51 @@ TABLE: dict[str, Syscall] = {
             Param("weight", Int(1, 1000), "its share of what its uid gets, under fair; usually 1"),
             Param("memory_bytes", Int(0, 2**50), "its notes; past it: quota_exceeded. 0: default"),
             Param("storage_bytes", Int(0, 2**50), "its files; past it: quota_exceeded. 0: default"),
+        ),
+        _syscall(
+            "tool.list",
+            "the tools that the caller may use; usual_ms: how long calls have taken lately",
+            _result(tools=_many(TOOL_INFO)),
+            right="tool",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "tool.call",
+            "run a tool; is_error: it ran and says that it could not do it; cut: there was more",
+            _result(**TOOL_RESULT, duration_ms=MS),
+            _needs("name", TOOL_NAME, "as tool.list has it"),
+            Param("arguments", ARGUMENTS, "by the tool's parameters, a JSON Schema", default={}),
+            STREAM,
+            chunk=PROGRESS,
+            right="tool",
+        ),
+        _syscall(
+            "tool.call_all",
+            "run several tools: those of ordered ones one after another, others beside them; each "
+            "has its own result or error",
+            _result(
+                results=_many(
+                    _result(id=ID, name=TOOL_NAME, result_=_result(**TOOL_RESULT), error_=ERROR)
+                )
+            ),
+            _needs(
+                "calls",
+                List(
+                    Map(
+                        (
+                            Field("id", ID, is_required=False),
+                            Field("name", TOOL_NAME),
+                            Field("arguments", ARGUMENTS),
+                        )
+                    ),
+                    max_items=128,
+                    min_items=1,
+                ),
+                "what to call; id: to tell results apart, else the place in the list",
+            ),
+            STREAM,
+            chunk=PROGRESS,
+            right="tool",
         ),
         _syscall(
             "access.check",
