@@ -1,0 +1,73 @@
+"""A process's private directory: its HOME and TMPDIR, and who it is; gone when it has ended.
+
+Functions block: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+PREFIX = "aiosd-run-"
+TMP = "tmp"  # what the process may write to
+PID_FILE = "pid"  # what the launcher notes: its pid and when it began
+PLAN_FILE = "plan"
+
+
+def make(uid: int | None, gid: int) -> Path:
+    """The directory; only `tmp` in it is the process's own."""
+    made = Path(tempfile.mkdtemp(prefix=PREFIX))
+    tmp = made / TMP
+    tmp.mkdir(mode=0o700)
+    if uid is not None:
+        made.chmod(0o711)
+        os.chown(tmp, uid, gid)
+    return made
+
+
+def remove(top: Path) -> None:
+    """All of it, however deep (deeper than a path can be long) and whatever its modes.  Its
+    processes are gone, so nothing changes meanwhile.
+
+    Directories are moved up to the top and emptied there, one by one.
+    """
+    try:
+        at = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        n_moved = 0
+        names = _empty(at)
+        while names:
+            name = names.pop()
+            os.chmod(name, 0o700, dir_fd=at)
+            inner = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
+            )
+            try:
+                for each in _empty(inner):
+                    n_moved += 1
+                    os.chmod(each, 0o700, dir_fd=inner)
+                    moved = f".moved-{os.getpid()}-{n_moved}"
+                    os.rename(each, moved, src_dir_fd=inner, dst_dir_fd=at)
+                    names.append(moved)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=at)
+    finally:
+        os.close(at)
+    os.rmdir(top)
+
+
+def _empty(at: int) -> list[str]:
+    """Remove the files of a directory; the names of the directories in it."""
+    directories = []
+    with os.scandir(at) as entries:
+        for entry in list(entries):
+            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                directories.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=at)
+    return directories
