@@ -68,6 +68,7 @@ def test_the_two_clients_have_the_same_surface() -> None:
     for blocking, waiting in (
         ("client.Client", "aio.AsyncClient"),
         ("client.Context", "aio.AsyncContext"),
+        ("tools.Tools", "tools.AsyncTools"),
         ("agent.Agent", "aioagent.AsyncAgent"),
         ("stream.Stream", "aiostream.AsyncStream"),
         ("stream.TextStream", "aiostream.AsyncTextStream"),

@@ -472,6 +472,10 @@ def test_the_typed_results_name_the_tables_keys() -> None:
         return found.of if isinstance(found, List) else found
 
     generation = TABLE["llm.generate"].result
+    assert keys(results.ToolInfo) == fields(item(TABLE["tool.list"].result, "tools"))
+    assert keys(results.ToolResult) == fields(TABLE["tool.call"].result)
+    outcome = item(TABLE["tool.call_all"].result, "results")
+    assert keys(results.ToolOutcome) == fields(outcome)
     assert keys(results.ContextInfo) == fields(TABLE["context.info"].result)
     messages = item(TABLE["context.read"].result, "messages")
     assert keys(results.ChatMessage) == fields(messages)

@@ -80,6 +80,9 @@ if TYPE_CHECKING:
         RootUsage,
         Snapshot,
         ToolCall,
+        ToolInfo,
+        ToolOutcome,
+        ToolResult,
         ToolSpec,
         Usage,
         Written,
@@ -87,6 +90,8 @@ if TYPE_CHECKING:
     from aios_sdk.storage import Storage
     from aios_sdk.stream import Stream, TextStream
     from aios_sdk.syscalls import PROTOCOL_VERSION, TABLE
+    from aios_sdk.toolbox import BadTool
+    from aios_sdk.tools import AsyncTools, Tools
 
 __version__ = "0.1.0"
 
@@ -107,6 +112,8 @@ __all__ = [
     "AsyncStorage",
     "AsyncStream",
     "AsyncTextStream",
+    "AsyncTools",
+    "BadTool",
     "Busy",
     "Cancelled",
     "ChatMessage",
@@ -158,7 +165,11 @@ __all__ = [
     "TooLarge",
     "ToolCall",
     "ToolFailed",
+    "ToolInfo",
+    "ToolOutcome",
+    "ToolResult",
     "ToolSpec",
+    "Tools",
     "Unavailable",
     "UnknownMethod",
     "Usage",
@@ -205,6 +216,9 @@ _HOMES = {
         "RootUsage",
         "Snapshot",
         "ToolCall",
+        "ToolInfo",
+        "ToolOutcome",
+        "ToolResult",
         "ToolSpec",
         "Usage",
         "Written",
@@ -212,6 +226,8 @@ _HOMES = {
     "storage": ("Storage",),
     "stream": ("Stream", "TextStream"),
     "syscalls": ("PROTOCOL_VERSION", "TABLE"),
+    "toolbox": ("BadTool",),
+    "tools": ("AsyncTools", "Tools"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

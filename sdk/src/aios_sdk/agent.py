@@ -31,6 +31,7 @@ from aios_sdk.results import (
 )
 from aios_sdk.storage import Storage
 from aios_sdk.stream import TextStream
+from aios_sdk.tools import Tools
 
 
 class Agent:
@@ -85,6 +86,11 @@ class Agent:
     def storage(self) -> Storage:
         """This agent's files, and those that others share with it."""
         return self.client.storage
+
+    @property
+    def tools(self) -> Tools:
+        """The daemon's tools, to call without the model."""
+        return self.client.tools
 
     def context(self) -> Context:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""

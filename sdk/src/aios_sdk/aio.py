@@ -39,6 +39,7 @@ from aios_sdk.results import (
     user_says,
     what_params,
 )
+from aios_sdk.tools import AsyncTools
 
 
 class AsyncClient:
@@ -210,6 +211,11 @@ class AsyncClient:
     def storage(self) -> AsyncStorage:
         """This agent's files, and those that others share with it."""
         return AsyncStorage(self)
+
+    @property
+    def tools(self) -> AsyncTools:
+        """The tools that this agent may use."""
+        return AsyncTools(self)
 
     # ------------------------------------------------------------ inside
 

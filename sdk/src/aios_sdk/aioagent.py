@@ -31,6 +31,7 @@ from aios_sdk.results import (
     said,
     what_params,
 )
+from aios_sdk.tools import AsyncTools
 
 
 class AsyncAgent:
@@ -77,6 +78,11 @@ class AsyncAgent:
     def storage(self) -> AsyncStorage:
         """This agent's files, and those that others share with it."""
         return self.client.storage
+
+    @property
+    def tools(self) -> AsyncTools:
+        """The daemon's tools, to call without the model."""
+        return self.client.tools
 
     async def context(self) -> AsyncContext:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""

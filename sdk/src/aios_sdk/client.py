@@ -40,6 +40,7 @@ from aios_sdk.results import (
 )
 from aios_sdk.storage import Storage
 from aios_sdk.stream import Stream, TextStream
+from aios_sdk.tools import Tools
 
 
 class Client:
@@ -222,6 +223,11 @@ class Client:
     def storage(self) -> Storage:
         """This agent's files, and those that others share with it."""
         return Storage(self)
+
+    @property
+    def tools(self) -> Tools:
+        """The tools that this agent may use."""
+        return Tools(self)
 
     # ------------------------------------------------------------ inside
 

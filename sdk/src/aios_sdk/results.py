@@ -264,6 +264,52 @@ class FileGrants(TypedDict):
     held: list[FileGrant]
 
 
+class ToolInfo(TypedDict):
+    """A tool of the daemon's.  parameters: JSON Schema of its arguments; usual_ms: how long its
+    calls have taken lately; ordered: of a list of calls its own run one after another."""
+
+    name: str
+    description: str
+    parameters: dict[str, object]
+    source: str
+    irreversible: bool
+    ordered: bool
+    max_parallel: int
+    timeout_s: float
+    running: int
+    waiting: int
+    usual_ms: NotRequired[int]
+
+
+class ToolSaid(TypedDict):
+    """What a call brought: text, and the same as data where the tool has it.  is_error: the tool
+    says that it could not; cut: there was more."""
+
+    content: str
+    structured: NotRequired[dict[str, object]]
+    is_error: bool
+    cut: NotRequired[bool]
+
+
+class ToolResult(ToolSaid):
+    duration_ms: int
+
+
+class ToolError(TypedDict):
+    code: str
+    message: str
+    data: NotRequired[dict[str, object]]
+
+
+class ToolOutcome(TypedDict):
+    """Of one of several calls: its result or its error."""
+
+    id: str
+    name: str
+    result: NotRequired[ToolSaid]
+    error: NotRequired[ToolError]
+
+
 class MemoryStats(TypedDict):
     notes: int
     bytes: int
