@@ -41,6 +41,7 @@ ENTRIES = {
     "audit": Entry("aiosctl.audit", "audit", "What was denied, asked and approved.", LOOK),
     "agent": Entry("aiosctl.agent", "agent", "List and end agents.", MANAGE),
     "memory": Entry("aiosctl.memory", "memory", "Add and find what agents remember.", MANAGE),
+    "ipc": Entry("aiosctl.ipc", "ipc", "Send, receive and count agents' messages.", MANAGE),
     "fs": Entry("aiosctl.fs", "fs", "Store, read and share agents' files.", MANAGE),
     "model": Entry("aiosctl.model", "model", "List, add and remove models.", MANAGE),
     "policy": Entry("aiosctl.policy", "policy", "Show or set how jobs share the model.", MANAGE),

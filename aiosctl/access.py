@@ -11,7 +11,7 @@ from aiosctl.app import App, pass_app
 from aiosctl.commands import Group
 from aiosctl.many import for_each
 
-RIGHTS = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
+RIGHTS = ("llm", "context", "memory", "storage", "tool", "ipc", "spawn", "admin")
 
 
 def _left(expires_ms: object) -> str:

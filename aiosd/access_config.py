@@ -39,7 +39,8 @@ class FixedGroup:
     members: tuple[str, ...] = key((), "Names of agents.", pattern=AGENT_PATTERN)
     mode: str = key(
         "read",
-        "What members may do to each other's memory, contexts and files.",
+        "What members may do to each other's memory, contexts and files; with `read` or "
+        "`write` they may also send each other messages.",
         choices=("none", "read", "write"),
     )
     rights: tuple[str, ...] = key((), "Rights that members hold too.", choices=access.RIGHTS)
@@ -100,7 +101,7 @@ class Access:
     same_uid: str = key(
         "none",
         "What agents of one uid may do to each other's memory, contexts and files without a group "
-        "or a grant.",
+        "or a grant; with `read` or `write` they may also send each other messages.",
         choices=("none", "read", "write"),
         reloads=True,
     )

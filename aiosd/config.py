@@ -16,6 +16,7 @@ from typing import Any
 
 from aios_sdk.paths import default_socket
 from aiosd.access_config import Access
+from aiosd.mailbox_config import MailboxConfig
 from aiosd.metrics_config import Metrics
 from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
 from aiosd.settings import key as _key
@@ -33,6 +34,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Limits",
+    "MailboxConfig",
     "Metrics",
     "StorageConfig",
     "Tools",
@@ -375,6 +377,7 @@ class Config:
     metrics: Metrics = field(default_factory=Metrics)
     storage: StorageConfig = field(default_factory=StorageConfig)
     tools: Tools = field(default_factory=Tools)
+    ipc: MailboxConfig = field(default_factory=MailboxConfig)
 
     @property
     def n_lanes(self) -> int:
@@ -393,6 +396,7 @@ TABLES: dict[str, type[Any]] = {
     "metrics": Metrics,
     "storage": StorageConfig,
     "tools": Tools,
+    "ipc": MailboxConfig,
 }
 """The tables beside the first one, each the field of Config of that name."""
 

@@ -55,9 +55,12 @@ from aiosd.services.agent_limits import LimitBook
 from aiosd.services.agents import AgentRegistry
 from aiosd.services.context import ContextStore
 from aiosd.services.database import Database
+from aiosd.services.mailboxes import Limits as MailboxLimits
+from aiosd.services.mailboxes import Mailboxes
 from aiosd.services.memory import Limits as MemoryLimits
 from aiosd.services.memory import Memory
 from aiosd.services.retention import Retention
+from aiosd.services.saved_messages import Room
 from aiosd.services.saved_notes import Quota
 from aiosd.services.schema import MIGRATIONS
 from aiosd.services.search import Search
@@ -141,6 +144,7 @@ class Daemon:
                 self.memory_quota,
             ),
         )
+        self.mailboxes = Mailboxes(database, self.mailbox_limits())
         self.storage = Storage(
             Path(config.state_dir) / "storage",
             database,
@@ -236,6 +240,7 @@ class Daemon:
                 await self._mend_storage()
                 searching = self.tasks.create_task(self.search.run())
                 enriching = self.tasks.create_task(self.enricher.run())
+                mailing = self.tasks.create_task(self.mailboxes.run())
                 self.tasks.create_task(self.access.audit.run())
                 await self.access.begin()
                 indexing = self.tasks.create_task(self.storage_index.run())
@@ -268,6 +273,7 @@ class Daemon:
                 lag.cancel()
                 await self._drain()
                 await self.tools.close()
+                mailing.cancel()
                 await self.storage.close()
                 await self._flush()
                 with contextlib.suppress(SyscallError):  # a full disk: when notes were used
@@ -310,6 +316,13 @@ class Daemon:
         return Retention(
             limits.contexts_per_agent, limits.context_idle_s * 1000, limits.contexts_bytes
         )
+
+    def mailbox_limits(self) -> MailboxLimits:
+        """What mailboxes may hold."""
+        config = self.config.ipc
+        room = Room(config.mailbox_messages, config.mailbox_bytes, config.uid_bytes)
+        keep_ms = config.keep_s * 1000
+        return MailboxLimits(config.message_bytes, room, config.receivers, keep_ms)
 
     async def _mend_storage(self) -> None:
         try:
@@ -387,6 +400,7 @@ class Daemon:
                 self.enricher.wake()  # for agents that had too many jobs
                 await self.access.tidy()
                 await self.storage.tidy()
+                await self.mailboxes.tidy(now_ms())
                 await self.database.write(saved_agents.forget_unused)
             except SyscallError as error:
                 log.warning("housekeeping", reason=error.message)
@@ -510,6 +524,7 @@ class Daemon:
         agent.n_connections -= 1
         self.agents.leave(session.agent)
         self.storage.drop_uploads(session.id)
+        self.mailboxes.leave(session.agent, session.id)
         if not self._sessions.get(session.uid):
             self._sessions.pop(session.uid, None)
 

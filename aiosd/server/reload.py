@@ -96,6 +96,7 @@ def apply(daemon: Daemon, change: Change) -> None:
     limits = config.limits
     daemon.wire_limits = wire.Limits(frame_bytes=limits.frame_bytes)
     daemon.driver.admission.change(limits.jobs_per_agent, limits.jobs_per_uid, limits.jobs)
+    daemon.mailboxes.limits = daemon.mailbox_limits()
     daemon.contexts.set_limits(daemon.retention(), limits.contexts_per_uid)
 
 

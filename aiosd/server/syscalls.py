@@ -10,6 +10,7 @@ from aiosd.server.calls.access import Accesses
 from aiosd.server.calls.agent import Agents
 from aiosd.server.calls.base import Result
 from aiosd.server.calls.context import Contexts
+from aiosd.server.calls.ipc import Mail
 from aiosd.server.calls.job import Jobs
 from aiosd.server.calls.llm import Llm
 from aiosd.server.calls.memory import Memories
@@ -28,6 +29,7 @@ NOUNS = {
     "access": Accesses,
     "agent": Agents,
     "context": Contexts,
+    "ipc": Mail,
     "job": Jobs,
     "llm": Llm,
     "memory": Memories,

@@ -18,31 +18,40 @@ from typing import Final, Literal
 
 from aiosd.kernel.model import AgentId
 
-Act = Literal["see", "read", "write", "delete", "replace", "use", "steer", "admin"]
+Act = Literal["see", "read", "write", "delete", "replace", "use", "send", "steer", "admin"]
 """see: know that it is there, and its figures · steer: cancel, pause, kill · use: a tool ·
-admin: change limits and rights."""
-ACTS: Final = ("see", "read", "write", "delete", "replace", "use", "steer", "admin")
-ASKABLE: Final = ("read", "write", "delete", "replace", "use", "admin")
+send: put something into a mailbox · admin: change limits and rights."""
+ACTS: Final = ("see", "read", "write", "delete", "replace", "use", "send", "steer", "admin")
+ASKABLE: Final = ("read", "write", "delete", "replace", "use", "send", "admin")
 """What a person can be asked about: the others are answered at once."""
 
 Mode = Literal["none", "read", "write"]
 _ALLOWED_BY: Final[Mapping[Mode, tuple[Act, ...]]] = {
     "none": (),
-    "read": ("see", "read"),
-    "write": ("see", "read", "write", "delete", "replace", "steer"),
+    "read": ("see", "read", "send"),
+    "write": ("see", "read", "write", "delete", "replace", "send", "steer"),
 }
 
-RIGHTS: Final = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
+RIGHTS: Final = ("llm", "context", "memory", "storage", "tool", "ipc", "spawn", "admin")
 """All there are; `admin` includes the others."""
-EVERYONE: Final = ("llm", "context", "memory", "storage", "tool")
+EVERYONE: Final = ("llm", "context", "memory", "storage", "tool", "ipc")
 """What an agent holds that nothing else is said about."""
 
-KINDS: Final = ("context", "memory", "storage", "tool", "job", "agent", "access", "model", "daemon")
-_RIGHT_OF: Final = {"context": "context", "memory": "memory", "storage": "storage", "tool": "tool"}
+KINDS: Final = (
+    "context", "memory", "storage", "tool", "mailbox", "job", "agent", "access", "model", "daemon",
+)  # fmt: skip
+_RIGHT_OF: Final = {
+    "context": "context",
+    "memory": "memory",
+    "storage": "storage",
+    "tool": "tool",
+    "mailbox": "ipc",
+}
 _SHOWN: Final = ("context", "job", "agent")  # a uid's agents see each other's, without the words
 _STEERED: Final = ("job", "agent")  # and may stop each other's: names in a uid are self-declared
 GRANTED: Final = ("context", "memory", "storage")  # what a grant may be about
-_SHARED: Final = (*GRANTED, "job", "agent")  # what groups are about; agent: its things at large
+_SHARED: Final = (*GRANTED, "mailbox", "job", "agent")  # what groups are about; agent: all it has
+_MAILED: Final = ("see", "send")  # what groups let their members do to each other's mailboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +266,11 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
         return "admin" if subject.is_admin and is_steered else None
     if (act == "see" and kind in _SHOWN) or (act == "steer" and kind in _STEERED):
         return "uid"
+    if kind == "mailbox" and act == "read":
+        return None  # a message is for whom it was sent to, and nobody else
     if subject.is_operator:
         return "operator"
-    if kind not in _SHARED:
+    if kind not in _SHARED or (kind == "mailbox" and act not in _MAILED):
         return None
     if act in _ALLOWED_BY[rules.same_uid]:
         return "uid"

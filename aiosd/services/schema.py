@@ -347,6 +347,48 @@ _STORAGE = (
 
 _AUDIT_INDEX = ("CREATE INDEX audit_by_uid ON audit (uid)",)  # in the order of seq, the rowid
 
+# Messages that wait, by the mailbox they are in; who sent which key lately; what mailboxes hold.
+_MAILBOXES = (
+    """
+    CREATE TABLE messages (
+        seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+        id              TEXT    NOT NULL UNIQUE,
+        uid             INTEGER NOT NULL,
+        agent           TEXT    NOT NULL,
+        sender          TEXT    NOT NULL,
+        body            BLOB    NOT NULL,
+        n_bytes         INTEGER NOT NULL,
+        sent_ms         INTEGER NOT NULL,
+        n_deliveries    INTEGER NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    "CREATE INDEX messages_by_mailbox ON messages (uid, agent, seq)",
+    "CREATE INDEX messages_by_age ON messages (sent_ms)",
+    """
+    CREATE TABLE message_keys (
+        seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+        uid             INTEGER NOT NULL,
+        agent           TEXT    NOT NULL,
+        sender          TEXT    NOT NULL,
+        key             TEXT    NOT NULL,
+        message         TEXT    NOT NULL,
+        sent_ms         INTEGER NOT NULL,
+        UNIQUE (uid, agent, sender, key)
+    ) STRICT
+    """,
+    "CREATE INDEX message_keys_by_mailbox ON message_keys (uid, agent, seq)",
+    "CREATE INDEX message_keys_by_age ON message_keys (sent_ms)",
+    """
+    CREATE TABLE mailboxes (
+        uid             INTEGER NOT NULL,
+        agent           TEXT    NOT NULL,
+        n_messages      INTEGER NOT NULL,
+        n_bytes         INTEGER NOT NULL,
+        PRIMARY KEY (uid, agent)
+    ) STRICT, WITHOUT ROWID
+    """,
+)
+
 
 def _all_of(statements: tuple[str, ...]) -> Migration:
     def migrate(transaction: Transaction) -> None:
@@ -364,4 +406,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _all_of(_ACCESS),
     _all_of(_STORAGE),
     _all_of(_AUDIT_INDEX),
+    _all_of(_MAILBOXES),
 )

@@ -331,6 +331,10 @@ MEMORY_STATS = {
     "notes": 2, "bytes": 300, "quota_bytes": 67108864, "hot_notes": 2, "hot_bytes": 300,
     "hot_limit_bytes": 4194304, "hits": 5, "faults": 1, "evictions": 0, "without_vector": 1,
 }  # fmt: skip
+MESSAGE = {"message": "e1", "from": "bob", "body": {"n": [1]}, "sent_ms": 0, "deliveries": 2}
+MAILBOX = {
+    "agent": "ada", "messages": 3, "bytes": 2048, "leased": 1, "receivers": 0, "oldest_ms": 0,
+}  # fmt: skip
 
 REQUEST = {
     "request": "q1", "agent": "bob", "uid": UID, "act": "delete", "kind": "storage",
@@ -425,6 +429,11 @@ DEFAULTS: dict[str, Answer] = {
     "memory.list": {"notes": [NOTE, {**NOTE, "memory": "m2", "tags": []}]},
     "memory.search": {"results": [FOUND_NOTE], "mode": "hybrid"},
     "memory.stats": MEMORY_STATS,
+    "ipc.send": {"message": "e9"},
+    "ipc.receive": {"messages": [MESSAGE]},
+    "ipc.ack": {"acked": True},
+    "ipc.list": {"mailboxes": [MAILBOX]},
+    "ipc.clear": {"messages": 3},
     "storage.write": lambda call: (
         {"path": call.params["path"], "upload": "u1", "size": len(call.params["data"])}
         if call.params.get("more")

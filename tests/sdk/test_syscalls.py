@@ -23,7 +23,7 @@ from aios_sdk.syscalls import (
     describe,
     render,
 )
-from aios_sdk.types import Any, AnyMap, Bool, Float, Int, List, Map, Str, Type, Union
+from aios_sdk.types import Any, AnyMap, Bool, Float, Int, List, Map, Str, Type, Union, Value
 
 NAMES = [
     "sys.hello",
@@ -81,6 +81,11 @@ NAMES = [
     "storage.share",
     "storage.grants",
     "storage.revoke",
+    "ipc.send",
+    "ipc.receive",
+    "ipc.ack",
+    "ipc.list",
+    "ipc.clear",
     "agent.list",
     "agent.info",
     "agent.kill",
@@ -122,6 +127,7 @@ def test_rights_follow_the_family() -> None:
         "job": {None, "llm"},
         "memory": {"memory"},
         "storage": {"storage"},
+        "ipc": {"ipc"},
         "agent": {None},
         "tool": {"tool"},
         "access": {None},
@@ -161,6 +167,8 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "storage.rollback",
         "storage.share",
         "storage.revoke",
+        "ipc.send",
+        "ipc.clear",
         "agent.kill",
         "agent.limits",
         "tool.call",
@@ -231,6 +239,8 @@ VALID: dict[str, dict[str, object]] = {
     "storage.search": {"query": "x"},
     "storage.share": {"with": "a"},
     "storage.revoke": {"grant": "g"},
+    "ipc.send": {"to": "a"},
+    "ipc.ack": {"message": "e"},
     "agent.info": {"agent": "a"},
     "agent.kill": {"agent": "a"},
     "tool.call": {"name": "clock"},
@@ -282,6 +292,8 @@ def wrong_values(type_: Type) -> list[object]:
             wrong += [1, "text", [None], [True] * 3, [1.5], [0] * (type_.max_items + 1)]
         case Union() if type_ == FILE_DATA:
             wrong = [None, 1, True, 1.5, [], {}, b"x" * (MAX_FILE_DATA + 1)]
+        case Value():
+            wrong = []
         case AnyMap():
             wrong = [None, 1, "x", [], {1: 2}, {"a": b""}, {"a": math.nan}]
         case _:
@@ -504,6 +516,8 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     assert keys(results.FileGrants) == fields(TABLE["storage.grants"].result)
     assert keys(results.FoundNotes) == fields(TABLE["memory.search"].result)
     assert keys(results.FoundNote) == fields(item(TABLE["memory.search"].result, "results"))
+    assert keys(results.Message) == fields(item(TABLE["ipc.receive"].result, "messages"))
+    assert keys(results.Mailbox) == fields(item(TABLE["ipc.list"].result, "mailboxes"))
     assert keys(results.MemoryStats) == fields(TABLE["memory.stats"].result)
     assert list(results.Usage.__slots__) == list(fields(item(generation, "usage")))
     assert set(results.Generation.__slots__) == set(fields(generation))

@@ -24,6 +24,7 @@ from aios_sdk.types import (
     Str,
     Type,
     Union,
+    Value,
     shorten,
 )
 
@@ -51,6 +52,7 @@ EITHER = Union((Str(4), Int(0, 9)), "a short string or a digit")
         (EITHER, "a"),
         (EITHER, 4),
         (Any(), {"a": [None, True, 1, 1.5, "s", {}]}),
+        (Value(), {b"k": [b"x", math.inf]}),
         (AnyMap(), {"type": "object", "properties": {"a": {"enum": [1, None]}}}),
     ],
 )

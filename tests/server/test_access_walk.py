@@ -37,7 +37,7 @@ ACCESS = Access(
         "readers": FixedGroup(uid=UID, members=("ada", "rita"), mode="read"),
         "writers": FixedGroup(uid=UID, members=("ada", "wes"), mode="write"),
     },
-    agents={"nobody": AgentRights(without=("llm", "context", "memory", "storage", "tool"))},
+    agents={"nobody": AgentRights(without=("llm", "context", "memory", "storage", "tool", "ipc"))},
 )
 
 
@@ -121,6 +121,8 @@ ON_THINGS: dict[str, tuple[Params, tuple[str, ...]]] = {
     "memory.list": (lambda _: {"agent": "ada"}, (*READ[:5], OK, DENIED)),
     "memory.search": (lambda _: {"agent": "ada", "query": "x"}, (*READ[:5], OK, DENIED)),
     "memory.stats": (lambda _: {"agent": "ada"}, (*READ[:5], OK, DENIED)),
+    "ipc.send": (lambda _: {"to": "ada", "body": 1}, (OK, DENIED, OK, OK, OK, OK, DENIED)),
+    "ipc.clear": (lambda _: {"agent": "ada"}, (OK, DENIED, DENIED, DENIED, OK, OK, DENIED)),
     "agent.info": (lambda _: {"agent": "ada"}, FREE),  # a stranger's own ada; an admin sees all
     "agent.limits": (lambda _: {"agent": "ada"}, FREE),
     "access.rights": (lambda _: {"agent": "ada"}, FREE),
@@ -139,6 +141,8 @@ ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
             "context.list",
             "job.list",
             "agent.list",
+            "ipc.receive",
+            "ipc.list",
             "storage.grants",
             "access.pending",
             "access.groups",
@@ -148,6 +152,7 @@ ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
         ),
         (nothing, FREE),
     ),
+    "ipc.ack": (lambda _: {"message": "enone"}, FREE),
     "llm.tokenize": (lambda _: {"text": "x"}, FREE),
     "llm.embed": (lambda _: {"texts": ["x"]}, FREE),
     "llm.detokenize": (lambda _: {"tokens": [1]}, FREE),

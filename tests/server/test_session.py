@@ -51,7 +51,16 @@ def test_hello_tells_versions_limits_and_rights(daemon: Daemon) -> None:
     assert hello["protocol"] == 1
     assert hello["server"]["name"] == "aiosd"
     assert (hello["uid"], hello["agent"]) == (os.getuid(), "me")
-    assert set(hello["rights"]) == {"llm", "context", "memory", "storage", "tool", "spawn", "admin"}
+    assert set(hello["rights"]) == {
+        "llm",
+        "context",
+        "memory",
+        "storage",
+        "tool",
+        "ipc",
+        "spawn",
+        "admin",
+    }
     assert hello["limits"]["frame_bytes"] == 8 * 1024 * 1024
 
 

@@ -177,3 +177,20 @@ def test_what_was_remembered_is_not_asked_again_and_nothing_else() -> None:
     assert verdict(subject(ALICE), "delete", FILE, rules) == "allowed"
     assert verdict(subject(ALICE), "replace", FILE, rules) == "ask"
     assert verdict(subject(ALICE), "delete", Target("storage", ALICE, "docs/b"), rules) == "ask"
+
+
+def test_a_mailbox_is_written_to_by_its_owners_groups_and_read_by_its_owner_alone() -> None:
+    box = Target("mailbox", ALICE, "alice")
+    assert verdict(subject(ALICE), "read", box) == "allowed"
+    for mode, expected in (("none", "denied"), ("read", "allowed"), ("write", "allowed")):
+        rules = team(mode)  # type: ignore[arg-type]
+        assert verdict(subject(BOB, "team"), "send", box, rules) == expected
+        assert verdict(subject(BOB, "team"), "see", box, rules) == expected
+        for act in ("read", "delete", "write"):
+            assert verdict(subject(BOB, "team"), act, box, rules) == "denied"
+    assert verdict(subject(BOB), "send", box, team("write")) == "denied"
+    assert verdict(subject(BOB), "send", box, Rules(same_uid="read")) == "allowed"
+    assert verdict(subject(EVE, "team", is_admin=True), "send", box, team("write")) == "not_found"
+    person = Subject(AgentId(1000, "aiosctl"), frozenset(EVERYONE), is_operator=True)
+    assert verdict(person, "delete", box) == "allowed"
+    assert verdict(person, "read", box) == "denied"

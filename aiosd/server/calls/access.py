@@ -10,6 +10,7 @@ from aios_sdk.syscalls import TABLE
 from aiosd.access_config import AGENT_PATTERN
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
+from aiosd.server.calls.ipc import mailbox_of
 from aiosd.server.generate import now_ms
 from aiosd.services import access, audit
 from aiosd.services.access import Act, Grant, Group, Remembered, Target, Verdict
@@ -31,8 +32,10 @@ _ACT_OF: dict[str, Act] = {
     **dict.fromkeys(("cancel", "pause", "resume", "priority", "kill"), "steer"),
     **dict.fromkeys(("snapshot", "prefetch"), "steer"),
     **dict.fromkeys(("load", "unload", "limits"), "admin"),
-    "delete": "delete",
+    **dict.fromkeys(("delete", "clear"), "delete"),
+    **dict.fromkeys(("receive", "ack"), "read"),
     "call": "use",
+    "send": "send",
 }
 """What a syscall does to its target; write, if it isn't here."""
 
@@ -96,6 +99,8 @@ class Accesses:
                 owner, colon, path = text.partition(":")
                 whose = AgentId(call.agent.uid, owner) if colon else call.agent
                 return Target(kind, whose, (path if colon else text).strip("/"))
+            case "mailbox" | "ipc":
+                return mailbox_of(AgentId(call.agent.uid, text))
             case "tool" | "model" | "access" | "daemon":
                 return Target(kind, None, text)
         words = f"target is {text!r}, expected KIND:ID with a kind of {', '.join(access.KINDS)}"

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         VersionMismatch,
     )
     from aios_sdk.files import FileReader, FileWriter
+    from aios_sdk.ipc import AsyncIpc, Ipc
     from aios_sdk.memory import AsyncMemory, Memory
     from aios_sdk.paths import default_socket
     from aios_sdk.results import (
@@ -70,7 +71,9 @@ if TYPE_CHECKING:
         FoundNotes,
         GenerateOptions,
         Generation,
+        Mailbox,
         MemoryStats,
+        Message,
         ModelInfo,
         Note,
         NotePage,
@@ -108,6 +111,7 @@ __all__ = [
     "AsyncContext",
     "AsyncFileReader",
     "AsyncFileWriter",
+    "AsyncIpc",
     "AsyncMemory",
     "AsyncStorage",
     "AsyncStream",
@@ -143,8 +147,11 @@ __all__ = [
     "Generation",
     "Internal",
     "InvalidParams",
+    "Ipc",
+    "Mailbox",
     "Memory",
     "MemoryStats",
+    "Message",
     "ModelInfo",
     "NoDaemon",
     "NotFound",
@@ -189,6 +196,7 @@ _HOMES = {
     "aiostream": ("AsyncStream", "AsyncTextStream"),
     "client": ("Client", "Context"),
     "files": ("FileReader", "FileWriter"),
+    "ipc": ("AsyncIpc", "Ipc"),
     "memory": ("AsyncMemory", "Memory"),
     "paths": ("default_socket",),
     "results": (
@@ -206,7 +214,9 @@ _HOMES = {
         "Generation",
         "FileGrant",
         "FileGrants",
+        "Mailbox",
         "MemoryStats",
+        "Message",
         "ModelInfo",
         "Note",
         "NotePage",

@@ -21,6 +21,7 @@ from aios_sdk.aiostorage import AsyncStorage
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
+from aios_sdk.ipc import AsyncIpc
 from aios_sdk.memory import AsyncMemory
 from aios_sdk.paths import default_socket
 from aios_sdk.results import (
@@ -201,6 +202,11 @@ class AsyncClient:
     def access(self) -> AsyncAccess:
         """What this agent may do, and who may do what to its things."""
         return AsyncAccess(self)
+
+    @property
+    def ipc(self) -> AsyncIpc:
+        """This agent's mailbox, and the way into those of others."""
+        return AsyncIpc(self)
 
     @property
     def memory(self) -> AsyncMemory:

@@ -19,6 +19,7 @@ from typing import Literal, Unpack, cast
 from aios_sdk.access import Access
 from aios_sdk.calls import OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
+from aios_sdk.ipc import Ipc
 from aios_sdk.link import Link
 from aios_sdk.memory import Memory
 from aios_sdk.paths import default_socket
@@ -213,6 +214,11 @@ class Client:
     def access(self) -> Access:
         """What this agent may do, and who may do what to its things."""
         return Access(self)
+
+    @property
+    def ipc(self) -> Ipc:
+        """This agent's mailbox, and the way into those of others."""
+        return Ipc(self)
 
     @property
     def memory(self) -> Memory:

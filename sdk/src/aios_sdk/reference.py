@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from aios_sdk.errors import SyscallError
 from aios_sdk.signature import ABSENT, Param, Syscall
-from aios_sdk.types import Any, AnyMap, Bool, Bytes, Float, Int, List, Map, Str, Type, Union
+from aios_sdk.types import Any, AnyMap, Bool, Bytes, Float, Int, List, Map, Str, Type, Union, Value
 
 
 def markdown(table: Mapping[str, Syscall], errors: Mapping[str, type[SyscallError]]) -> str:
@@ -41,6 +41,8 @@ def says(type_: Type) -> str:
             return "{" + ", ".join(keys) + "}"
         case Any():
             return "any"
+        case Value():
+            return "any, also binary"
         case AnyMap():
             return "map"
         case Union():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from aios_sdk.errors import InvalidParams, ProtocolError
 from aios_sdk.types import shorten
@@ -154,6 +154,24 @@ class Note(TypedDict):
     created_ms: int
     updated_ms: int
     used_ms: int
+
+
+Message = TypedDict(
+    "Message", {"message": str, "from": str, "body": Any, "sent_ms": int, "deliveries": int}
+)
+"""What came into a mailbox, from which agent; deliveries: how often it was handed out."""
+
+
+class Mailbox(TypedDict):
+    """An agent's mailbox: what waits there, how much of it receivers have, how many calls wait for
+    more; oldest_ms is absent while it is empty."""
+
+    agent: str
+    messages: int
+    bytes: int
+    leased: int
+    receivers: int
+    oldest_ms: NotRequired[int]
 
 
 class NotePage(TypedDict):

@@ -29,6 +29,7 @@ from aios_sdk.types import (
     Str,
     Type,
     Union,
+    Value,
 )
 
 __all__ = ["ABSENT", "PROTOCOL_VERSION", "TABLE", "Group", "Param", "Syscall", "describe", "render"]
@@ -305,8 +306,18 @@ FILE_GRANT = _result(
     expires_ms_=MS,
 )
 
-RIGHTS = ("llm", "context", "memory", "storage", "tool", "spawn", "admin")
+MESSAGE = _needs("message", ID, "its id")
+MESSAGE_FIELDS: dict[str, Type] = {
+    "message": ID,
+    "from": AGENT,
+    "body": Value(),
+    "sent_ms": MS,
+    "deliveries": COUNT,
+}
+
+RIGHTS = ("llm", "context", "memory", "storage", "tool", "ipc", "spawn", "admin")
 RIGHT = Str(choices=RIGHTS)
+SOME_RIGHTS = List(RIGHT, max_items=len(RIGHTS))
 ACCESS_MODE = Str(choices=("read", "write"))
 GROUP_MODE = Str(choices=("none", "read", "write"))
 HOLDER = Str(max_chars=65, pattern=r"@?[A-Za-z0-9._-]{1,64}")
@@ -980,6 +991,64 @@ TABLE: dict[str, Syscall] = {
             right="storage",
         ),
         _syscall(
+            "ipc.send",
+            "put a message into the mailbox of an agent of this uid: of a common group, or where "
+            "the uid's agents reach each other; it waits there until it is acknowledged",
+            _result(message=ID),
+            _needs("to", AGENT, "whose mailbox; the agent may be yet to come"),
+            Param("body", Value(), "anything that MessagePack can say", default=None),
+            Param("key", Str(128, 1), "sent again with the same key, it is one message"),
+            right="ipc",
+        ),
+        _syscall(
+            "ipc.receive",
+            "the oldest messages of the agent's mailbox, each handed out again if it isn't "
+            "acknowledged in time, or if this connection ends; none: nothing came in time",
+            _result(messages=_many(_result(**MESSAGE_FIELDS))),
+            Param("timeout_ms", Int(0, 2**31), "wait so long for the first", default=0),
+            Param("limit", Int(1, 256), "so many at most", default=1),
+            Param("lease_ms", Int(1, 86_400_000), "the time to acknowledge; absent: ipc.lease_s"),
+            right="ipc",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "ipc.ack",
+            "a message has been dealt with and isn't handed out again; acked: it was there",
+            _result(acked=Bool()),
+            MESSAGE,
+            right="ipc",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "ipc.list",
+            "the agent's mailbox in figures, or those of the uid that hold something",
+            _result(
+                mailboxes=_many(
+                    _result(
+                        agent=AGENT,
+                        messages=COUNT,
+                        bytes=COUNT,
+                        leased=COUNT,
+                        receivers=COUNT,
+                        oldest_ms_=MS,
+                    )
+                ),
+                next_=AGENT,
+            ),
+            Param("all", Bool(), "those of agents whom this one may write to, too", default=False),
+            Param("limit", Int(1, 1000), "so many at most", default=100),
+            Param("after", AGENT, "go on after this one: the next of an earlier result"),
+            right="ipc",
+            is_repeatable=True,
+        ),
+        _syscall(
+            "ipc.clear",
+            "forget all that waits in a mailbox",
+            _result(messages=COUNT),
+            Param("agent", AGENT, "another agent's, for operators"),
+            right="ipc",
+        ),
+        _syscall(
             "agent.list",
             "the agents that are connected or own contexts",
             _result(agents=_many(AGENT_INFO)),
@@ -1073,7 +1142,7 @@ TABLE: dict[str, Syscall] = {
             _needs(
                 "action",
                 Str(max_chars=64, pattern=r"[a-z]+(\.[a-z]+)?"),
-                "a syscall, a right, or see, read, write, delete, replace, use, steer, admin",
+                "a syscall, a right, or see, read, write, delete, replace, use, send, steer, admin",
             ),
             Param("target", THING, "KIND:ID, storage:AGENT:/PATH, memory:AGENT, AGENT", default=""),
             is_repeatable=True,
@@ -1124,7 +1193,7 @@ TABLE: dict[str, Syscall] = {
             Param("add", List(AGENT, max_items=1024), "agents that join it"),
             Param("remove", List(AGENT, max_items=1024), "agents that leave it"),
             Param("mode", GROUP_MODE, "what members may do to each other's things; read at first"),
-            Param("rights", List(RIGHT, max_items=7), "what its members hold too; for admin"),
+            Param("rights", SOME_RIGHTS, "what its members hold too; for admin"),
             Param("uid", UID, "of another user; for admin"),
             is_repeatable=True,
         ),
@@ -1140,9 +1209,13 @@ TABLE: dict[str, Syscall] = {
             ),
             _needs("agent", AGENT, "its name; it may be yet to come"),
             Param("uid", UID, "of another user; for admin"),
-            Param("add", List(RIGHT, max_items=7), "rights it gets"),
-            Param("remove", List(RIGHT, max_items=7), "rights it loses, whatever gave them"),
-            Param("reset", List(RIGHT, max_items=7), "rights that the configuration decides again"),
+            Param("add", SOME_RIGHTS, "rights it gets"),
+            Param("remove", SOME_RIGHTS, "rights it loses, whatever gave them"),
+            Param(
+                "reset",
+                SOME_RIGHTS,
+                "rights that the configuration decides again",
+            ),
             Param("expires_s", Int(1, 10**9), "what is added or removed lasts so long"),
             is_repeatable=True,
         ),

@@ -259,6 +259,17 @@ class Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Value:
+    """Whatever MessagePack can say: binary data too, and keys of bytes.  The frame bounds it."""
+
+    def check(self, value: object, path: str) -> object:  # noqa: ARG002 - as the other types'
+        return value
+
+    def schema(self) -> Schema:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
 class AnyMap:
     """A map of any JSON-like values, such as a JSON Schema."""
 
