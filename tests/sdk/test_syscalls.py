@@ -274,6 +274,13 @@ def test_the_least_params_are_valid_and_required_ones_are_needed(call: Syscall) 
         assert caught.value.data == {"field": name}
 
 
+def deep() -> object:
+    value: object = None
+    for _ in range(80):
+        value = [value]
+    return value
+
+
 def wrong_values(type_: Type) -> list[object]:
     """Values of every wire type that this type is not, and some past its limits."""
     wrong: list[object] = [None, b"\xff", [[[]]], {"a": {}}, object()]
@@ -293,7 +300,7 @@ def wrong_values(type_: Type) -> list[object]:
         case Union() if type_ == FILE_DATA:
             wrong = [None, 1, True, 1.5, [], {}, b"x" * (MAX_FILE_DATA + 1)]
         case Value():
-            wrong = []
+            wrong = [deep()]
         case AnyMap():
             wrong = [None, 1, "x", [], {1: 2}, {"a": b""}, {"a": math.nan}]
         case _:

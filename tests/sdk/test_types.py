@@ -135,9 +135,12 @@ def nested(depth: int) -> object:
 
 def test_depth_is_an_error_and_not_a_crash() -> None:
     assert AnyMap().check(nested(64), "p")
+    assert Value().check(nested(64), "p")
     for depth in (65, 100_000):
         with pytest.raises(InvalidParams, match="p is nested deeper than 64"):
             AnyMap().check(nested(depth), "p")
+        with pytest.raises(InvalidParams, match="p is nested deeper than 64"):
+            Value().check(nested(depth), "p")
 
 
 def test_an_open_map_lets_unknown_keys_pass_unseen() -> None:

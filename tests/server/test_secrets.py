@@ -68,7 +68,7 @@ def secret(of: types.Type) -> Any:
             return {f.name: secret(f.type) for f in of.fields}
         case types.AnyMap():
             return {MARK: MARK}
-        case types.Any():
+        case types.Any() | types.Value():
             return MARK
         case types.Union():
             return secret(of.options[0])

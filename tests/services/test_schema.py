@@ -20,6 +20,7 @@ RELEASED = {
     5: "fb7fea70b755ab8c81d9872ed9f0b0306ab11575639681d867678a6c6e678805",
     6: "473e207d643fd3a58a980a5a71aa6248e23bc89b96d9adfacf3b1ec9da907269",
     7: "fae6a165b6ac479f482b627167710b6fe33ce537fa749f73ce706f030ad544c7",
+    8: "9b30720add5dd9d37b0e1e9516bd49ba96ee73bb467096a191d8c161cb2a7572",
 }
 """Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
 

@@ -260,10 +260,22 @@ class Any:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Whatever MessagePack can say: binary data too, and keys of bytes.  The frame bounds it."""
+    """Whatever MessagePack can say: binary data too, and keys of bytes.  The frame bounds it but
+    for its depth: what came in one frame must fit into another one, deeper inside."""
 
-    def check(self, value: object, path: str) -> object:  # noqa: ARG002 - as the other types'
-        return value
+    def check(self, value: object, path: str) -> object:
+        level = [value]
+        for _ in range(MAX_DEPTH + 1):
+            below: list[object] = []
+            for one in level:
+                if type(one) is list:
+                    below += one
+                elif type(one) is dict:
+                    below += one.values()
+            if not below:
+                return value
+            level = below
+        raise InvalidParams(f"{path} is nested deeper than {MAX_DEPTH}", field=path)
 
     def schema(self) -> Schema:
         return {}
