@@ -82,7 +82,7 @@ def test_a_right_ends_when_its_time_is_over(tmp_path: Path) -> None:
     async def later(privileges: Privileges, clock: Clock) -> None:
         assert "spawn" in rights(privileges, BOB)
         clock.ms += 1000
-        assert rights(privileges, BOB) == {"context", "memory", "storage", "tool"}
+        assert rights(privileges, BOB) == set(access.EVERYONE) - {"llm"}
         clock.ms += 1000
         assert rights(privileges, BOB) == set(access.EVERYONE)
         assert privileges.set_rights_of(BOB) == []

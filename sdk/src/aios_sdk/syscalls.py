@@ -307,7 +307,7 @@ FILE_GRANT = _result(
 )
 
 MESSAGE = _needs("message", ID, "its id")
-MESSAGE_FIELDS: dict[str, Type] = {
+MAIL_FIELDS: dict[str, Type] = {
     "message": ID,
     "from": AGENT,
     "body": Value(),
@@ -1004,7 +1004,7 @@ TABLE: dict[str, Syscall] = {
             "ipc.receive",
             "the oldest messages of the agent's mailbox, each handed out again if it isn't "
             "acknowledged in time, or if this connection ends; none: nothing came in time",
-            _result(messages=_many(_result(**MESSAGE_FIELDS))),
+            _result(messages=_many(_result(**MAIL_FIELDS))),
             Param("timeout_ms", Int(0, 2**31), "wait so long for the first", default=0),
             Param("limit", Int(1, 256), "so many at most", default=1),
             Param("lease_ms", Int(1, 86_400_000), "the time to acknowledge; absent: ipc.lease_s"),
