@@ -384,6 +384,7 @@ class LlamaModel:
     ) -> None:
         layout = _checked_layout(kv, n_slots, slot_tokens, n_batch)
         self._layout = layout
+        self._logits_address, self._logits = 0, list[Logits]()
         self._context: Any = None
         self._model: Any = None
         self._vocab: Any = None
@@ -564,9 +565,8 @@ class LlamaModel:
 
     def decode(self, pieces: Sequence[Piece]) -> list[Logits]:
         self._check_pieces(pieces)
-        by_slot = sorted(
-            range(len(pieces)), key=lambda i: pieces[i].slot
-        )  # neighbours: twice as fast
+        # Sorted, so that neighbours are together: twice as fast.
+        by_slot = sorted(range(len(pieces)), key=[piece.slot for piece in pieces].__getitem__)
         batch = self._batch
         batch.fill([pieces[i] for i in by_slot])
         n_vocab = self._info.n_vocab
@@ -629,12 +629,15 @@ class LlamaModel:
         """
         if not wanting:
             return []
-        n_vocab = self._info.n_vocab
         address = ctypes.addressof(_get_logits(self._context).contents)
-        memory = (ctypes.c_float * (len(wanting) * n_vocab)).from_address(address)
-        rows = np.ctypeslib.as_array(memory).reshape(len(wanting), n_vocab)
+        if address != self._logits_address:
+            # It stays until llama.cpp needs a longer one; views of its rows cost 60 us to make.
+            n_rows, n_vocab = self._info.n_slots, self._info.n_vocab
+            memory = (ctypes.c_float * (n_rows * n_vocab)).from_address(address)
+            self._logits = list(np.ctypeslib.as_array(memory).reshape(n_rows, n_vocab))
+            self._logits_address = address
         order = sorted(range(len(wanting)), key=wanting.__getitem__)
-        return [rows[i] for i in order]
+        return [self._logits[i] for i in order]
 
     # ---------------------------------------------------------------- slots
 

@@ -295,7 +295,8 @@ def test_agents_that_always_want_more_never_drift_apart(
     agents: list[AgentId], n_lanes: int, pieces: list[int]
 ) -> None:
     """VTC's bound: what two agents of a uid were given differs by no more than what one turn can
-    take on every lane, however uneven the pieces; turns that end together may be half as long again."""
+    take on every lane, however uneven the pieces; turns that end together may take half as much
+    again."""
     bench = Bench(n_lanes=n_lanes)
     for number, agent in enumerate(agents):
         for copy in range(n_lanes):  # enough jobs to use whatever the agent is given
