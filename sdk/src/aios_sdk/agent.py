@@ -21,6 +21,7 @@ from aios_sdk.access import Access
 from aios_sdk.calls import OnWaiting
 from aios_sdk.client import Client, Context
 from aios_sdk.errors import AiosError
+from aios_sdk.ipc import Ipc
 from aios_sdk.memory import Memory
 from aios_sdk.results import (
     GenerateOptions,
@@ -91,6 +92,11 @@ class Agent:
     def tools(self) -> Tools:
         """The daemon's tools, to call without the model."""
         return self.client.tools
+
+    @property
+    def ipc(self) -> Ipc:
+        """This agent's mailbox, and the way into those of others."""
+        return self.client.ipc
 
     def context(self) -> Context:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""

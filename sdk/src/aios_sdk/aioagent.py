@@ -22,6 +22,7 @@ from aios_sdk.aiostorage import AsyncStorage
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, OnWaiting
 from aios_sdk.errors import AiosError
+from aios_sdk.ipc import AsyncIpc
 from aios_sdk.memory import AsyncMemory
 from aios_sdk.results import (
     GenerateOptions,
@@ -83,6 +84,11 @@ class AsyncAgent:
     def tools(self) -> AsyncTools:
         """The daemon's tools, to call without the model."""
         return self.client.tools
+
+    @property
+    def ipc(self) -> AsyncIpc:
+        """This agent's mailbox, and the way into those of others."""
+        return self.client.ipc
 
     async def context(self) -> AsyncContext:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""
