@@ -41,7 +41,8 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job ended, with all the words it gave.  ending is None if the engine had no say."""
+    """How a job ended, with all the words it gave.  ending is None if the engine had no say.
+    calls: what it said from the marker on."""
 
     outcome: Outcome
     ending: Ending | None
@@ -50,6 +51,7 @@ class JobResult:
     logprobs: tuple[TokenLogprob, ...]
     n_cached: int
     cost: Cost
+    calls: str = ""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class JobRecord:
     on_state: Callable[[str, int | None], None] | None = None
     is_open: bool = False  # the engine knows it
     texts: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
     tokens: array[int] = field(default_factory=lambda: array("i"))
     logprobs: list[TokenLogprob] = field(default_factory=list)
     ending: Ending | None = None
@@ -193,6 +196,7 @@ class Driver:
             if record is None:
                 continue  # cancelled meanwhile
             record.texts.append(output.text)
+            record.calls.append(output.calls)
             record.tokens.extend(output.tokens)
             record.logprobs.extend(output.logprobs)
             if self._observer is not None and output.tokens:
@@ -252,6 +256,7 @@ class Driver:
             logprobs=tuple(record.logprobs),
             n_cached=record.n_cached,
             cost=cost,
+            calls="".join(record.calls),
         )
         if self._observer is not None:
             self._observer.job_ended(record, result)

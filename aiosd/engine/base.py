@@ -68,6 +68,7 @@ class JobSpec:
     n_log       how many of them were in the log before this call
     max_tokens  most tokens it gives, ``output`` included; 0: read all tokens and end, say nothing
     grammar     GBNF text, or None
+    marker      what begins calls of tools in the output: a text, or a control token; None: nothing
     output      the tokens of the Outputs that the job gave before a restart.  It goes on as if it
                 had just given them: their words come once more, without logprobs, what follows
                 is what would have followed.  Only of a job that had not ended: the Output that
@@ -82,6 +83,7 @@ class JobSpec:
     sampling: Sampling
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    marker: str | int | None = None
     n_logprobs: int = 0
     ignore_eos: bool = False
     uid: int = 0
@@ -101,12 +103,14 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Output:
     """Words of one job that may be shown now: held back while they could still become a stop
-    string or half a UTF-8 character.  Joined they are exactly the job's final text and tokens."""
+    string or half a UTF-8 character.  Joined they are exactly the job's final text and tokens.
+    calls: what the tokens say from the marker on; it isn't part of the text."""
 
     job: JobId
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)

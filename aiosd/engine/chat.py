@@ -140,6 +140,9 @@ class ChatTemplate:
         self._source = source
         self._compiled = CompiledTemplate(source)
         form = recognised(self._shown)
+        if form is not None and form.marker not in control_texts:
+            is_mixed = any(text and text in form.marker for text in control_texts)
+            form = None if is_mixed else form  # half text, half tokens: nothing to watch for
         self.knows_tools = form is not None
         self.form: CallForm = form or GENERIC
 

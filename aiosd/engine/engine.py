@@ -431,7 +431,7 @@ def _report(
             turn.sequence.is_told = True
             outcome = Outcome.DONE if ending.error is None else Outcome.FAILED
         if words is not None:
-            outputs.append(Output(job, words.text, words.tokens, words.logprobs))
+            outputs.append(Output(job, words.text, words.tokens, words.logprobs, words.calls))
         reports.append(LaneReport(job, turn.n_prompt, turn.n_output, outcome))
     # Coming back to its slot, a job reads its last token again: that is how it goes on, no loss.
     rereading = frozenset(turn.lane.job for turn in turns.values() if turn.n_reread > 1)

@@ -79,7 +79,7 @@ class Sequence:
         self.ending: Ending | None = None
         self.is_told = False  # a report said how it ended
         self.words: Words | None = None  # said before a restart, to be told at the first step
-        self.text = TextStream(model, spec.stop)
+        self.text = TextStream(model, spec.stop, spec.marker)
         self.grammar = None if spec.grammar is None else model.grammar(spec.grammar)
         try:
             self._go_on_after(spec.output, model)
@@ -236,5 +236,8 @@ def joined(first: Words | None, second: Words | None) -> Words | None:
     if first is None or second is None:
         return first or second
     return Words(
-        first.text + second.text, first.tokens + second.tokens, first.logprobs + second.logprobs
+        first.text + second.text,
+        first.tokens + second.tokens,
+        first.logprobs + second.logprobs,
+        first.calls + second.calls,
     )

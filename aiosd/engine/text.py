@@ -9,6 +9,8 @@ Rule 3: a job ends with the token that completes a stop string.  If it completes
 that begins first counts, and the longest of those.  Nothing waits for a longer one.
 Rule 4: when a stop string begins inside a token, the text of that token before it is tokenised
 anew; if that doesn't give the same text back, it is dropped, so that rule 1 holds.
+Rule 5: from the marker on (calls.py) nothing is text: it goes out as calls, and stop strings don't
+count in it.  A marker is watched for as a stop string is; one that is a control token has no text.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What may be shown now.  logprobs only for tokens that the model gave as they are."""
+    """What may be shown now.  logprobs only for tokens that the model gave as they are.  calls:
+    what the tokens say from the marker on."""
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: str = ""
 
 
 @dataclass(slots=True)
@@ -43,12 +47,19 @@ class _Held:
 class TextStream:
     """One job's words.  stop_string is set by the push that completes one; push no more then."""
 
-    def __init__(self, vocabulary: Vocabulary, stop: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        stop: tuple[str, ...] = (),
+        marker: str | int | None = None,
+    ) -> None:
         self._piece: Callable[[int], bytes] = vocabulary.piece
         self._vocabulary = vocabulary
-        self._stop = stop
-        self._stop_starts = frozenset(text[0] for text in stop)
-        self._longest = max(map(len, stop), default=0)
+        self._marker = marker
+        self._stop = (*stop, marker) if isinstance(marker, str) else stop
+        self._stop_starts = frozenset(text[0] for text in self._stop)
+        self._longest = max(map(len, self._stop), default=0)
+        self._is_calling = False
         self._decoder = _utf8_decoder(errors="replace")
         self._held: list[_Held] = []
         self._text = ""  # of the held tokens, as far as it is decoded
@@ -57,6 +68,8 @@ class TextStream:
     def push(self, token: int, logprob: TokenLogprob | None = None) -> Words | None:
         """Add a token; what may leave now, or None."""
         text = self._decoder.decode(self._piece(token))
+        if self._is_calling or token == self._marker:
+            return self._call(token, logprob, text)
         is_border = not self._decoder.getstate()[0]
         if is_border and not self._stop and not self._held:
             return Words(text, (token,), () if logprob is None else (logprob,))
@@ -74,6 +87,8 @@ class TextStream:
         )
         if found is None:
             return self._release(self._safe_length())
+        if found[2] == self._marker:
+            return self._begin_calls(found[0])
         self.stop_string = found[2]
         return self._end_at(found[0])
 
@@ -84,6 +99,26 @@ class TextStream:
             self._held[-1].end = len(self._text)
             self._held[-1].is_border = True
         return self._release(len(self._text))
+
+    def _begin_calls(self, length: int) -> Words:
+        """All that was held leaves: as text up to there, as the beginning of calls from there."""
+        self._is_calling = True
+        words = Words(
+            self._text[:length],
+            tuple(held.token for held in self._held),
+            tuple(held.logprob for held in self._held if held.logprob is not None),
+            self._text[length:],
+        )
+        self._held.clear()
+        self._text = ""
+        return words
+
+    def _call(self, token: int, logprob: TokenLogprob | None, text: str) -> Words:
+        before = Words("", ()) if self._is_calling else self._begin_calls(len(self._text))
+        logprobs = () if logprob is None else (logprob,)
+        return Words(
+            before.text, (*before.tokens, token), (*before.logprobs, *logprobs), before.calls + text
+        )
 
     def _safe_length(self) -> int:
         """How much of the held text can't become part of a stop string."""

@@ -42,6 +42,7 @@ from aiosd.server.enrich import Enricher
 from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import Work, now_ms
 from aiosd.server.metrics import FromAnotherThread
+from aiosd.server.offers import Offers
 from aiosd.server.prompts import Prompter
 from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
@@ -156,7 +157,9 @@ class Daemon:
         # By uid: long lists are made in turns, and of a uid's only one has its turns at a time.
         self.listings: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.agents = AgentRegistry(lambda agent: self.contexts.count_by_agent()[agent] > 0)
-        self.prompter = Prompter(model, ChatTemplate.of_model(info))
+        template = ChatTemplate.of_model(info)
+        self.prompter = Prompter(model, template)
+        self.offers = Offers(model, template)
         self.engine = Engine(
             model,
             snapshot_ram_bytes=config.snapshot_ram,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,8 @@ class Detached:
     id: JobId
     agent: AgentId
     tokens: array[int] = field(default_factory=lambda: array("i"))
+    text: str = ""  # what the tokens say, without calls
+    calls: list[dict[str, Any]] = field(default_factory=list)
     n_sure: int = 0  # of them, those that a resumed job may begin with: all but an ending's
     n_saved: int = 0
     state: str = ""  # nothing to tell before it is on the disk
@@ -199,9 +201,13 @@ class DetachedJobs:
         job = work.spec.job
         detached.n_saved = len(work.spec.output)
         record = generate.new_record(self._d, work)
+        calls = None if work.offer is None else work.offer.reader(job)
 
         def on_output(output: Output) -> None:
             detached.tokens.extend(output.tokens)
+            detached.text += output.text
+            if calls is not None:
+                detached.calls += calls.push(output.calls)
             if record.ending is None:  # a stop string may have had the last ones tokenised anew
                 detached.n_sure = len(detached.tokens)
             detached.tell()
@@ -329,34 +335,44 @@ class DetachedJobs:
         await self._d.access.admit(call, "read", Target("job", owner, job))
 
     async def _follow(self, call: Call, detached: Detached, start: int) -> dict[str, Any]:
-        position, state = start, ""
+        position, n_calls, state = start, 0, ""
         while not detached.has_ended:
             changed = detached.changed
             if call.params["stream"] and not call.session.is_stalled:
                 if detached.state != state:
                     state = detached.state
                     call.emit(generate.news_of(detached.id, state, None))
-                position = self._emit(call, detached, position)
+                position, n_calls = self._emit(call, detached, position, n_calls)
             await changed.wait()
         if detached.result is None:
             assert detached.error is not None
             raise call.ended or detached.error
         if call.params["stream"]:
-            self._emit(call, detached, position)
+            self._emit(call, detached, position, n_calls)
         return self._rest(detached.result, start)
 
-    def _emit(self, call: Call, detached: Detached, position: int) -> int:
-        new = detached.tokens[position:]
+    def _emit(self, call: Call, detached: Detached, position: int, n_calls: int) -> tuple[int, int]:
+        new, calls = detached.tokens[position:], detached.calls[n_calls:]
         if new:
-            call.emit({"text": self._d.prompter.detokenize(new), "tokens": new.tolist()})
-        return position + len(new)
+            text = self._text_from(detached.tokens, position, detached.text)
+            call.emit({"text": text, "tokens": new.tolist()})
+        if calls:
+            call.emit({"tool_calls": calls})
+        return position + len(new), n_calls + len(calls)
+
+    def _text_from(self, tokens: Sequence[int], start: int, text: str) -> str:
+        """What the tokens from there on say; where they call tools, less than they are."""
+        rest = self._d.prompter.detokenize(tokens[start:])
+        if text.endswith(rest):
+            return rest
+        return text[len(self._d.prompter.detokenize(tokens[:start])) :]
 
     def _rest(self, result: dict[str, Any], start: int) -> dict[str, Any]:
         """A finished job's result from one of its tokens on."""
         if start == 0:
             return result
-        tokens = result["tokens"][start:]
-        rest = {**result, "tokens": tokens, "text": self._d.prompter.detokenize(tokens)}
+        text = self._text_from(result["tokens"], start, result["text"])
+        rest = {**result, "tokens": result["tokens"][start:], "text": text}
         if "logprobs" in result:
             rest["logprobs"] = result["logprobs"][start:]
         return rest

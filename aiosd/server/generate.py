@@ -31,6 +31,7 @@ from aiosd.engine.calls import to_json
 from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.server import recall, telemetry
+from aiosd.server.offers import Offer, check_choice
 from aiosd.services import context as contexts
 from aiosd.services import saved_agents
 from aiosd.services.access import Target
@@ -71,6 +72,7 @@ class Work:
     """One llm.generate, prepared: all that its job and its turn are made of.
 
     is_kept  the context outlives the call
+    offer    the tools that the answer may call
     """
 
     agent: AgentId
@@ -79,6 +81,11 @@ class Work:
     is_kept: bool
     turn: Turn
     spec: JobSpec
+    offer: Offer | None = None
+
+    def calls_in(self, result: JobResult) -> list[dict[str, Any]]:
+        """What the job called, whole calls only, as tool_calls has them."""
+        return [] if self.offer is None else self.offer.reader(self.spec.job).push(result.calls)
 
 
 async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
@@ -149,7 +156,9 @@ async def prepare(
         check_size(daemon, p)
         p = await recall.with_memories(daemon, agent, p, context, now_ms())
     n_chars = check_size(daemon, p)
-    turn, grammar = await daemon.in_worker(lambda: _prepare(daemon, context, p), agent.uid, n_chars)
+    turn, grammar, offer = await daemon.in_worker(
+        lambda: _prepare(daemon, context, p), agent.uid, n_chars
+    )
     check_fits(daemon, context, turn)
     seed = p["seed"] if "seed" in p else secrets.randbelow(MAX_SEED + 1)
     spec = JobSpec(
@@ -160,12 +169,13 @@ async def prepare(
         max_tokens=p["max_tokens"],
         sampling=Sampling(seed=seed, **{name: p[name] for name in _SAMPLING}),
         stop=tuple(p.get("stop", ())),
-        grammar=grammar,
+        grammar=grammar if offer is None else offer.grammar,
+        marker=None if offer is None else offer.marker,
         n_logprobs=p["logprobs"],
         ignore_eos=p["ignore_eos"],
         uid=agent.uid,
     )
-    return Work(agent, p, context, "context" in p, turn, spec)
+    return Work(agent, p, context, "context" in p, turn, spec, offer)
 
 
 async def commit(
@@ -179,7 +189,9 @@ async def commit(
     is_done = result.outcome is Outcome.DONE
     if work.is_kept and (is_done or work.params["keep_partial"]):
         turn = work.turn
-        entry = contexts.entry_of(work.context, turn, result.text, len(result.tokens))
+        entry = contexts.entry_of(
+            work.context, turn, result.text, len(result.tokens), work.calls_in(result)
+        )
         tokens, now = turn.tokens + result.tokens, now_ms()
         n_used = result.cost.n_prompt + len(result.tokens)
 
@@ -274,12 +286,13 @@ def _check_params(daemon: Daemon, p: dict[str, Any]) -> None:
         raise InvalidParams(
             f"max_tokens is {p['max_tokens']}, limit is {limit}", field="max_tokens", limit=limit
         )
-    if "tools" in p:
-        raise InvalidParams("tools can't be offered yet", field="tools")
+    check_choice(p)
 
 
-def _prepare(daemon: Daemon, context: Context, p: dict[str, Any]) -> tuple[Turn, str | None]:
-    """In a worker: the turn's tokens, and the grammar if one is asked for."""
+def _prepare(
+    daemon: Daemon, context: Context, p: dict[str, Any]
+) -> tuple[Turn, str | None, Offer | None]:
+    """In a worker: the turn's tokens, the grammar if one is asked for, and the tools if any are."""
     turn = daemon.prompter.turn(context, p, generate=True)
     grammar: str | None = None
     if "schema" in p:
@@ -295,7 +308,7 @@ def _prepare(daemon: Daemon, context: Context, p: dict[str, Any]) -> tuple[Turn,
         except GrammarError as error:
             field = "schema" if "schema" in p else "grammar"
             raise InvalidParams(f"{field}: {error}", field=field) from error
-    return turn, grammar
+    return turn, grammar, daemon.offers.of(p)
 
 
 async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
@@ -306,7 +319,7 @@ async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
     is_streaming = work.params["stream"]
     record = new_record(daemon, work)
     if is_streaming:
-        record.on_output = lambda output: call.emit(words_of(output))
+        record.on_output = teller(call, work)
         record.on_state = lambda state, position: call.emit(news_of(job, state, position))
     call.job = job
     with counted(daemon, work.agent) as agent:
@@ -316,6 +329,18 @@ async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
         result = await record.done
         agent.n_tokens += result.cost.n_prompt + len(result.tokens)
         return result
+
+
+def teller(call: Call, work: Work) -> Callable[[Output], None]:
+    """Sends chunks: of words as they come, of calls as each is whole."""
+    calls = None if work.offer is None else work.offer.reader(work.spec.job)
+
+    def tell(output: Output) -> None:
+        call.emit(words_of(output))
+        if calls is not None and (found := calls.push(output.calls)):
+            call.emit({"tool_calls": found})
+
+    return tell
 
 
 def new_record(daemon: Daemon, work: Work) -> JobRecord:
@@ -379,10 +404,12 @@ def reply(work: Work, result: JobResult) -> dict[str, Any]:
     """The result of an llm.generate that ended well."""
     spec, ending, cost = work.spec, result.ending, result.cost
     assert ending is not None  # DONE comes from the engine, with an ending
+    calls = work.calls_in(result)
     return {
         "text": result.text,
         "tokens": result.tokens.tolist(),
-        "finish": ending.finish,
+        "finish": "tool_calls" if calls and ending.finish == "stop" else ending.finish,
+        **({} if work.offer is None else {"tool_calls": calls}),
         **({} if ending.stop_string is None else {"stop_string": ending.stop_string}),
         **({"logprobs": [_logprob(entry) for entry in result.logprobs]} if spec.n_logprobs else {}),
         **({"context": spec.context} if work.is_kept else {}),

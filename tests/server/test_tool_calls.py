@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 
 from aios_sdk import wire
@@ -89,3 +90,46 @@ def test_a_field_of_another_role_is_refused(
     error = failed(peer.ask("context.create", messages=[message]))
     assert error["code"] == "invalid_params"
     assert error["data"]["field"].startswith(field)
+
+
+WEATHER: dict[str, Any] = {
+    "name": "weather",
+    "description": "How warm it is",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 12},
+            "unit": {"enum": ["°C", "K"]},
+        },
+        "required": ["city"],
+    },
+}
+CLOCK: dict[str, Any] = {"name": "clock.now"}
+TOOLS = [WEATHER, CLOCK]
+
+
+def generate(peer: RawPeer, **params: Any) -> Any:
+    return ok(peer.ask("llm.generate", **{"max_tokens": 400, "seed": 1, "tools": TOOLS, **params}))
+
+
+def assert_valid(calls: list[dict[str, Any]]) -> None:
+    for call in calls:
+        tool = next(tool for tool in TOOLS if tool["name"] == call["name"])
+        jsonschema.validate(call["arguments"], tool.get("parameters", {"type": "object"}))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_required_gives_calls_of_offered_tools(peer: RawPeer, seed: int) -> None:
+    reply = generate(peer, messages=[ASKED], tool_choice="required", seed=seed)
+    assert reply["finish"] in ("tool_calls", "length")
+    assert reply["text"] == ""
+    assert_valid(reply["tool_calls"])
+    assert reply["finish"] == "length" or reply["tool_calls"]
+
+
+def test_a_name_gives_one_call_of_that_tool(peer: RawPeer) -> None:
+    reply = generate(peer, messages=[ASKED], tool_choice="clock.now")
+    assert reply["finish"] == "tool_calls"
+    assert reply["tool_calls"] == [
+        {"id": f"{reply['job']}.0", "name": "clock.now", "arguments": {}}
+    ]
