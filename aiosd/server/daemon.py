@@ -49,7 +49,7 @@ from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
 from aiosd.server.tooling import ToolDoorkeeper
-from aiosd.server.turns import Chores
+from aiosd.server.turns import Chores, InTurn
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
 from aiosd.services.agent_limits import LimitBook
@@ -201,6 +201,7 @@ class Daemon:
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
         self._workers = Workers(self.loop)
         self.chores = Chores(self.loop)
+        self.submitting = InTurn(self.loop)
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self.endpoints: tuple[listener.Endpoint, ...] = ()

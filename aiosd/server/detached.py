@@ -219,6 +219,7 @@ class DetachedJobs:
         record.on_output, record.on_state = on_output, on_state
         saver: asyncio.Task[None] | None = None
         try:
+            await self._d.submitting.turn()
             with generate.counted(self._d, work.agent) as agent:
                 self._check_wanted(detached)
                 self._d.driver.submit(record)

@@ -313,6 +313,7 @@ def _prepare(
 
 async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
     """Submit the job and wait until nothing works on it any more."""
+    await daemon.submitting.turn()
     if call.ended is not None:
         raise call.ended  # it was cancelled while the prompt was prepared
     job = work.spec.job

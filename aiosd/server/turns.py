@@ -47,3 +47,32 @@ class Chores:
             self._is_under_way = bool(self._waiting)
             if self._waiting:
                 self._loop.call_soon(self._do)
+
+
+class InTurn:
+    """Lets those who come at once through one after another, each in an iteration of the loop of
+    its own: a burst of calls is taken in with everybody else in between."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_taken = False  # somebody came through in this iteration
+
+    async def turn(self) -> None:
+        """Returns when it is the caller's turn: at once if nobody is before it."""
+        if not self._is_taken:
+            self._is_taken = True
+            self._loop.call_soon(self._next)
+            return
+        mine = self._loop.create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _next(self) -> None:
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():  # else its call was given up meanwhile
+                first.set_result(None)
+                self._loop.call_soon(self._next)
+                return
+        self._is_taken = False

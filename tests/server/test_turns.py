@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aios_sdk import wire
 from aiosd.engine.fake import FakeModel
 from aiosd.server import turns
-from aiosd.server.turns import Chores, in_turns
+from aiosd.server.turns import Chores, InTurn, in_turns
 from tests.server.harness import RawPeer, served
 from tests.server.test_red_team import answers, code, request
 
@@ -41,6 +41,33 @@ def test_chores_are_done_in_order_a_turn_at_a_time(monkeypatch: pytest.MonkeyPat
         assert done[-2:] == [5, 6]  # one added by another waits for its turn
 
     asyncio.run(main())
+
+
+def test_those_who_come_at_once_go_one_after_another_with_others_in_between() -> None:
+    async def main() -> list[str]:
+        gate, seen = InTurn(asyncio.get_running_loop()), list[str]()
+
+        async def come(name: str) -> None:
+            await gate.turn()
+            seen.append(name)
+
+        async def other() -> None:
+            for _ in range(12):
+                seen.append(".")
+                await asyncio.sleep(0)
+
+        async with asyncio.TaskGroup() as tasks:
+            comers = [tasks.create_task(come(name)) for name in "abcd"]
+            tasks.create_task(other())
+            await asyncio.sleep(0)
+            comers[2].cancel()
+        await come("e")
+        return seen
+
+    seen = "".join(asyncio.run(main()))
+    assert seen.replace(".", "") == "abde"
+    assert "ab" not in seen
+    assert "bd" not in seen
 
 
 def test_a_long_list_lets_others_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
