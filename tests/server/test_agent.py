@@ -30,12 +30,12 @@ def contexts(socket: str) -> int:
 def test_a_string_is_what_the_user_says_and_the_conversation_goes_on(tmp_path: Path) -> None:
     with (
         serving(tmp_path) as socket,
-        Agent("ada", system="Be brief.", socket=socket, max_tokens=3) as agent,
+        Agent("ada", system="Be brief.", socket=socket, max_tokens=3, ignore_eos=True) as agent,
     ):
         assert agent.name == "ada"
         assert contexts(socket) == 0  # none before it is needed
         first = agent.generate("hello")
-        assert len(first.tokens) == 3  # the agent's own default
+        assert len(first.tokens) == 3  # the agent's own defaults
         with agent.generate_stream("more", max_tokens=4) as stream:
             text = "".join(stream)
         assert len(stream.result.tokens) == 4
@@ -51,7 +51,7 @@ def test_a_string_is_what_the_user_says_and_the_conversation_goes_on(tmp_path: P
 
 def test_forks_go_on_alone_and_all_is_forgotten_at_the_end(tmp_path: Path) -> None:
     with serving(tmp_path) as socket:
-        with Agent("ada", socket=socket, max_tokens=3) as agent:
+        with Agent("ada", socket=socket, max_tokens=3, ignore_eos=True) as agent:
             agent.generate("hello")
             with agent.fork() as left:
                 right = left.fork()
@@ -99,7 +99,7 @@ def test_the_model_is_chosen_once_for_the_conversation(tmp_path: Path) -> None:
             [model] = [
                 m["name"] for m in client.models() if m["loaded"] and m["kind"] != "embedding"
             ]
-        with Agent("ada", model=model, socket=socket, max_tokens=2) as agent:
+        with Agent("ada", model=model, socket=socket, max_tokens=2, ignore_eos=True) as agent:
             agent.generate("hello")
             assert agent.context().info()["model"] == model
         with (
@@ -111,7 +111,9 @@ def test_the_model_is_chosen_once_for_the_conversation(tmp_path: Path) -> None:
 
 def test_the_asyncio_twin_does_the_same(tmp_path: Path) -> None:
     async def run(socket: str) -> None:
-        async with AsyncAgent("ada", system="Be brief.", socket=socket, max_tokens=3) as agent:
+        async with AsyncAgent(
+            "ada", system="Be brief.", socket=socket, max_tokens=3, ignore_eos=True
+        ) as agent:
             assert agent.name == "ada"
             async with agent.generate_stream("hello") as stream:  # begins the conversation, too
                 text = "".join([part async for part in stream])
