@@ -40,60 +40,49 @@ def recognised(show: Show) -> CallForm | None:
     """The template's form of calls; None if it knows no tools, or writes them in another manner."""
     for is_text in (False, True):
         try:
-            form = _form(show, is_text=is_text)
+            return _form(show, is_text=is_text)
         except TemplateError:
-            form = None
-        if form is not None:
-            return form
+            continue  # there are templates that take arguments as JSON text alone
     return None
 
 
 def _form(show: Show, *, is_text: bool) -> CallForm | None:
-    base = show([_QUESTION], _TOOLS, True)
-    if not all(name in base for name in _NAMES):
+    opened = show([_QUESTION], _TOOLS, True)
+    if not all(name in opened for name in _NAMES):
         return None  # it doesn't show tools
-    plain = _turn(show, base, {"content": _WORDS})
-    one = _turn(show, base, _calling(1, is_text=is_text))
-    if plain is None or one is None:
+    whole = _answered_by(show, {"content": _WORDS})
+    calling = _answered_by(show, _calling(1, is_text=is_text))
+    # Where a turn is opened with more than its name (as for reasoning), that isn't in what is said.
+    base = _shared_start(opened, whole, calling)
+    if not base.startswith(show([_QUESTION], _TOOLS, False)):
         return None
-    end_of_turn = plain.partition(_WORDS)[2]
-    opening, is_named, rest = one.partition(_NAMES[0])
+    before, _, end_of_turn = whole[len(base) :].partition(_WORDS)
+    opening, is_named, rest = calling[len(base) :].partition(_NAMES[0])
     middle, is_called, after = rest.partition(to_json(_ARGUMENTS[0]))
     if not (is_named and is_called and after.endswith(end_of_turn)):
         return None
+    start = base + opening + _NAMES[0] + middle
+    opening = opening.removeprefix(before)  # before any words: an empty room for reasoning
     if not opening.strip() or _IDS[0] in opening + middle:
         return None
-    closing = after.removesuffix(end_of_turn)
-    if not _shows_answers(show, is_text=is_text):
-        return None
-    return CallForm(
-        opening,
-        middle,
-        _joint(show, base, opening + _NAMES[0] + middle, middle, is_text=is_text),
-        closing.replace(_IDS[0], ID),
-        is_text,
-    )
+    closing = after.removesuffix(end_of_turn).replace(_IDS[0], ID)
+    joint = _joint(show, start, middle, is_text=is_text)
+    return CallForm(opening, middle, joint, closing, is_text)
 
 
-def _joint(show: Show, base: str, start: str, middle: str, *, is_text: bool) -> str | None:
+def _joint(show: Show, start: str, middle: str, *, is_text: bool) -> str | None:
     """What stands between two calls; None if there can be but one."""
     try:
-        two = _turn(show, base, _calling(2, is_text=is_text))
+        two = _answered_by(show, _calling(2, is_text=is_text))
     except TemplateError:
         return None
     first, second = map(to_json, _ARGUMENTS)
-    if two is None or not two.startswith(start + first):
+    if not two.startswith(start + first):
         return None
     joint, is_there, _ = two[len(start + first) :].partition(_NAMES[1] + middle + second)
     if not is_there or not joint.strip() or _IDS[1] in joint:
         return None
     return joint.replace(_IDS[0], ID)
-
-
-def _shows_answers(show: Show, *, is_text: bool) -> bool:
-    calling = {"role": "assistant", **_calling(1, is_text=is_text)}
-    answer = {"role": "tool", "name": _NAMES[0], "tool_call_id": _IDS[0], "content": _WORDS}
-    return _WORDS in show([_QUESTION, calling, answer], _TOOLS, True)
 
 
 def _calling(n_calls: int, *, is_text: bool) -> dict[str, object]:
@@ -108,7 +97,15 @@ def _calling(n_calls: int, *, is_text: bool) -> dict[str, object]:
     return {"content": "", "tool_calls": calls[:n_calls]}
 
 
-def _turn(show: Show, base: str, said: dict[str, object]) -> str | None:
-    """What the assistant says and the end of its turn, as the template writes it."""
-    whole = show([_QUESTION, {"role": "assistant", **said}], _TOOLS, False)
-    return whole[len(base) :] if whole.startswith(base) else None
+def _answered_by(show: Show, said: dict[str, object]) -> str:
+    """The question and what the assistant says, as the template writes it."""
+    return show([_QUESTION, {"role": "assistant", **said}], _TOOLS, False)
+
+
+def _shared_start(*texts: str) -> str:
+    n_shared = 0
+    for chars in zip(*texts, strict=False):
+        if len(set(chars)) > 1:
+            break
+        n_shared += 1
+    return texts[0][:n_shared]

@@ -139,12 +139,10 @@ class ChatTemplate:
             )
         self._source = source
         self._compiled = CompiledTemplate(source)
-        form = recognised(self._shown)
-        if form is not None and form.marker not in control_texts:
-            is_mixed = any(text and text in form.marker for text in control_texts)
-            form = None if is_mixed else form  # half text, half tokens: nothing to watch for
-        self.knows_tools = form is not None
-        self.form: CallForm = form or GENERIC
+        self.form: CallForm = recognised(self._shown) or GENERIC
+        self.knows_tools = self.form is not GENERIC
+        if self.knows_tools and not self._can_go_on_from_calls():
+            self.form, self.knows_tools = GENERIC, False
 
     @classmethod
     def of_model(cls, info: ModelInfo, limits: Limits | None = None) -> ChatTemplate:
@@ -167,6 +165,20 @@ class ChatTemplate:
             eos_token=self._eos_text,
             **({"tools": tools} if tools else {}),
         )
+
+    def _can_go_on_from_calls(self) -> bool:
+        """Whether the form can be watched for, and answers be appended after it."""
+        controls, marker = self._marker.texts, self.form.marker
+        if marker not in controls and any(text in marker for text in controls):
+            return False  # half text, half tokens
+        tool = Tool("probe", "a probe", {"type": "object", "properties": {}})
+        before = [Message("user", "?"), Message("assistant", "", calls=(Call("0", "probe", {}),))]
+        answer = Message("tool", "probe answer", "probe", call_id="0")
+        try:
+            part = self.delta(before, is_open=True, new=[answer], generate=True, tools=[tool])
+        except TemplateError:
+            return False
+        return answer.content in part.text
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
         """The whole list at once.  Begins with BOS if the template writes it."""
@@ -321,6 +333,7 @@ class _Marker:
 
     def __init__(self, control_texts: Sequence[str]) -> None:
         texts = sorted({text for text in control_texts if text}, key=lambda t: (-len(t), t))
+        self.texts = frozenset(texts)
         self.alphabet = sorted(set("".join(texts)))
         whole = "|".join(map(re.escape, texts)) or r"(?!)"
         self.overlapping = re.compile(f"(?=({whole}))", re.DOTALL)
