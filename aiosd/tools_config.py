@@ -63,6 +63,12 @@ class Tools:
         pattern=r"(\*\.)?[A-Za-z0-9.:\[\]-]{1,253}",
         reloads=True,
     )
+    fetch_private: bool = key(
+        False,
+        "`fetch` may reach private addresses too (this machine, the local network), of the "
+        "allowed hosts.",
+        reloads=True,
+    )
     calls: int = key(
         64, "Calls of all tools that run at once; more wait in line.", low=1, high=4096,
         reloads=True,
@@ -106,12 +112,20 @@ class Tools:
         is_bytes=True,
         reloads=True,
     )
-    spares: int = key(
-        2,
-        "Processes of one tool that are kept started for its next calls, each for one call; 0 "
-        "starts one when a call comes.",
+    disk_bytes: int = key(
+        512 * MIB,
+        "What one call may write in all, where it may write.",
         low=0,
-        high=16,
+        high=1024**4,
+        is_bytes=True,
+        reloads=True,
+    )
+    spares: int = key(
+        8,
+        "Processes that are kept started, one for each of the local tools used last, to save "
+        "their next calls the start; 0 starts one when a call comes.",
+        low=0,
+        high=1024,
         reloads=True,
     )
     tool: Mapping[str, ToolRule] = key(
@@ -130,6 +144,10 @@ class Tools:
             return own
         fitting = (rule for pattern, rule in self.tool.items() if fnmatchcase(name, pattern))
         return next(fitting, _NO_RULE)
+
+    def users(self) -> dict[str, tuple[str, ...]]:
+        """Who may use which tools, by name or pattern."""
+        return {name: rule.agents for name, rule in self.tool.items()}
 
     def is_on(self, name: str) -> bool:
         return not any(fnmatchcase(name, pattern) for pattern in self.off)

@@ -6,6 +6,7 @@ a person's time.  What is decided is services/access.decide's part alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,7 +20,7 @@ from aiosd.services.access import Act, Decision, Grant, Mode, Subject, Target, V
 from aiosd.services.audit import Entry
 from aiosd.services.audit_log import AuditLog
 from aiosd.services.database import Transaction
-from aiosd.services.privileges import Privileges, new_id
+from aiosd.services.privileges import Privileges, Settings, new_id
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -34,7 +35,7 @@ class AccessManager:
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
         config = daemon.config.access
-        self.privileges = Privileges(daemon.database, config.settings(), now_ms)
+        self.privileges = Privileges(daemon.database, self._settings(), now_ms)
         self.audit = AuditLog(daemon.database, config.audit_entries, now_ms)
         self.approvals = Approvals(daemon, self)
         self._seeing: Call | None = None  # the last one that was noted to see as admin
@@ -59,10 +60,13 @@ class AccessManager:
             log.warning("requests_not_refused", reason=error.message)
 
     def configure(self) -> None:
-        """Put the [access] table into force."""
-        config = self._d.config.access
-        self.privileges.configure(config.settings())
-        self.audit.max_entries = config.audit_entries
+        """Put the [access] table into force, and what [tools] says of who may use which."""
+        self.privileges.configure(self._settings())
+        self.audit.max_entries = self._d.config.access.audit_entries
+
+    def _settings(self) -> Settings:
+        config = self._d.config
+        return replace(config.access.settings(), users=config.tools.users())
 
     async def tidy(self) -> None:
         """Let go what has run out, and write what the audit has counted."""

@@ -48,7 +48,7 @@ from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
 from aiosd.server.syscalls import Syscalls
 from aiosd.server.telemetry import Telemetry
-from aiosd.server.tooling import ToolDoorkeeper
+from aiosd.server.tooling import OwnTools, ToolDoorkeeper
 from aiosd.server.turns import Chores, InTurn
 from aiosd.server.workers import Workers
 from aiosd.services import saved_agents
@@ -196,6 +196,7 @@ class Daemon:
         self.tools = ToolManager(
             lambda: self.config.tools, ToolDoorkeeper(self), self.in_worker, self.telemetry
         )
+        self.own_tools = OwnTools(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
@@ -251,6 +252,8 @@ class Daemon:
                 housekeeping = self.tasks.create_task(self._keep_house())
                 lag = self.tasks.create_task(self._watch_lag())
                 await self.detached.resume()
+                await self.own_tools.load()
+                sparing = self.tasks.create_task(self.own_tools.keep_spares())
                 servers = [await self._listen(endpoint) for endpoint in self.endpoints]
                 log.info(
                     "ready",
@@ -275,6 +278,7 @@ class Daemon:
                 indexing.cancel()
                 watching.cancel()
                 lag.cancel()
+                sparing.cancel()
                 await self._drain()
                 await self.tools.close()
                 mailing.cancel()

@@ -68,6 +68,7 @@ async def reload(daemon: Daemon, load: Callable[[], Config]) -> None:
         daemon.notifier.ready("nothing reloaded: a bug of aiosd, the log has the details")
         return
     apply(daemon, change)
+    await daemon.own_tools.load()
     daemon.telemetry.daemon_changed(
         "reloaded",
         is_warning=bool(change.needs_restart),

@@ -158,11 +158,7 @@ class Confirm:
             and (self.own or target.owner != subject.agent)
             and (target.is_irreversible or not self.is_irreversible)
             and (self.uid is None or self.uid == subject.agent.uid)
-            and (
-                self.agent[1:] in subject.groups
-                if self.agent.startswith("@")
-                else fnmatchcase(subject.agent.name, self.agent)
-            )
+            and _is_held_by(subject, self.agent)
             and self._names(target)
         )
 
@@ -203,6 +199,8 @@ class Rules:
 
     same_uid  what agents of a uid may do to each other's things without group or grant
     grants    by owner; remembered: by agent
+    users     who may use a tool, by its name or a pattern: names, patterns, "@group"; the entry of
+              its name counts, else the first that fits, else everybody may
     """
 
     same_uid: Mode = "none"
@@ -210,6 +208,7 @@ class Rules:
     grants: Mapping[AgentId, tuple[Grant, ...]] = field(default_factory=dict)
     confirms: tuple[Confirm, ...] = ()
     remembered: Mapping[AgentId, tuple[Remembered, ...]] = field(default_factory=dict)
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Verdict(enum.Enum):
@@ -237,7 +236,7 @@ def decide(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
         return Decision(Verdict.DENIED, "right", words, needed)
     by = _reach(subject, act, target, rules, now_ms)
     if by is None:
-        if target.owner is not None and target.owner.uid != subject.agent.uid:
+        if target.owner is None or target.owner.uid != subject.agent.uid:
             return Decision(Verdict.NOT_FOUND, "uid", f"no {target.kind} {target.name!r}")
         words = (
             f"{target} is not agent {subject.agent.name}'s to {act}: it takes a common group "
@@ -258,7 +257,7 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
     if act == "admin":
         return "admin"
     if owner is None:
-        return "right"
+        return "right" if kind != "tool" or _is_user(subject, target.name, rules) else None
     if owner == subject.agent:
         return "own"
     if owner.uid != subject.agent.uid:
@@ -281,6 +280,20 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
     if any(g.covers(subject, act, target, now_ms) for g in rules.grants.get(owner, ())):
         return "grant"
     return None
+
+
+def _is_user(subject: Subject, tool: str, rules: Rules) -> bool:
+    """Whether the tool is there for the subject."""
+    fitting = (holders for name, holders in rules.users.items() if fnmatchcase(tool, name))
+    holders = rules.users.get(tool) or next(fitting, ("*",))
+    return any(_is_held_by(subject, holder) for holder in holders)
+
+
+def _is_held_by(subject: Subject, holder: str) -> bool:
+    """holder: a name, a pattern, or "@group"."""
+    if holder.startswith("@"):
+        return holder[1:] in subject.groups
+    return fnmatchcase(subject.agent.name, holder)
 
 
 def may_see(owner: AgentId, viewer: Subject) -> bool:

@@ -51,6 +51,7 @@ class Settings:
     agents: tuple[AgentRule, ...] = ()
     groups: Mapping[tuple[int, str], Group] = field(default_factory=dict)
     confirms: tuple[Confirm, ...] = ()
+    users: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of tools
     groups_per_uid: int = 256
     members_per_group: int = 1024
     grants_per_agent: int = 1024
@@ -91,7 +92,12 @@ class Privileges:
     def configure(self, settings: Settings) -> None:
         """Put what the file says into force."""
         self._settings = settings
-        self.rules = replace(self.rules, same_uid=settings.same_uid, confirms=settings.confirms)
+        self.rules = replace(
+            self.rules,
+            same_uid=settings.same_uid,
+            confirms=settings.confirms,
+            users=settings.users,
+        )
         self._changed()
 
     # ------------------------------------------------------------ looking

@@ -171,7 +171,7 @@ class ToolManager:
             if tool.name == name:
                 self._doorkeeper.check(agent, tool)
                 return tool, source
-        raise NotFound(f"no tool {name[:128]!r}; tool.list shows what there is", tool=name[:128])
+        raise NotFound(f"no tool {name[:128]!r}", tool=name[:128])
 
     def usual_s(self, name: str) -> float | None:
         """How long the tool's calls have taken lately; None if there was none yet."""

@@ -12,6 +12,7 @@ from aios_sdk.types import AnyMap
 from aiosd.services.tools.model import Progress, ToolResult
 
 MESSAGE_CHARS: Final = 500  # of one progress report
+MARK_BYTES: Final = 256  # more than what marks take
 
 
 def bounded(result: ToolResult, max_bytes: int) -> ToolResult:
@@ -22,13 +23,17 @@ def bounded(result: ToolResult, max_bytes: int) -> ToolResult:
     """
     data, said = _data(result, max_bytes)
     text = result.content.encode("utf-8", "replace")
-    is_cut = len(text) > max_bytes
+    # A local tool's process has cut its result already, and marked it.
+    is_cut = len(text) > max_bytes + (MARK_BYTES if result.is_cut else 0)
     if is_cut:
         said.append(f"cut: {len(text)} bytes, limit is {max_bytes}")
         text = text[:max_bytes]
     content = text.decode("utf-8", "ignore") + "".join(f"\n[{words}]" for words in said)
     return dataclasses.replace(
-        result, content=content, structured=data, is_cut=is_cut or data is not result.structured
+        result,
+        content=content,
+        structured=data,
+        is_cut=is_cut or result.is_cut or data is not result.structured,
     )
 
 

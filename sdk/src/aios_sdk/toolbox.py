@@ -27,7 +27,18 @@ from typing import Any, Final, TypeVar, overload
 
 from aios_sdk.hints import BadTool, converted, schema_of, type_hints
 
-__all__ = ["BadTool", "Outcome", "Spec", "arguments_of", "outcome_of", "report", "spec_of", "tool"]
+__all__ = [
+    "BadTool",
+    "Outcome",
+    "Spec",
+    "arguments_of",
+    "is_tool",
+    "outcome_of",
+    "report",
+    "reporting_to",
+    "spec_of",
+    "tool",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,10 +76,14 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a call brought: text for the model, and the same as data where there is any."""
+    """What a call brought: text for the model, and the same as data where there is any.
+
+    A tool may return one for more say in it; is_error: it could not do what it was asked.
+    """
 
     content: str
     structured: dict[str, Any] | None = None
+    is_error: bool = False
 
 
 @overload

@@ -1,0 +1,1 @@
+"""The tools that come along.  Each runs in a confined process of its own, as everybody's do."""
