@@ -21,6 +21,7 @@ from aiosd.metrics_config import Metrics
 from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
 from aiosd.settings import key as _key
 from aiosd.settings import reference as _reference
+from aiosd.spawn_config import SpawnConfig
 from aiosd.storage_config import StorageConfig
 from aiosd.tools_config import Tools
 
@@ -36,6 +37,7 @@ __all__ = [
     "Limits",
     "MailboxConfig",
     "Metrics",
+    "SpawnConfig",
     "StorageConfig",
     "Tools",
     "keys",
@@ -376,6 +378,7 @@ class Config:
     access: Access = field(default_factory=Access)
     metrics: Metrics = field(default_factory=Metrics)
     storage: StorageConfig = field(default_factory=StorageConfig)
+    spawn: SpawnConfig = field(default_factory=SpawnConfig)
     tools: Tools = field(default_factory=Tools)
     ipc: MailboxConfig = field(default_factory=MailboxConfig)
 
@@ -395,6 +398,7 @@ TABLES: dict[str, type[Any]] = {
     "access": Access,
     "metrics": Metrics,
     "storage": StorageConfig,
+    "spawn": SpawnConfig,
     "tools": Tools,
     "ipc": MailboxConfig,
 }

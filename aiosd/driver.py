@@ -62,6 +62,7 @@ class JobRecord:
     agent: AgentId
     priority: Priority
     done: asyncio.Future[JobResult]
+    meter: Callable[[int], None] | None = None  # is told how many tokens it has taken more
     on_output: Callable[[Output], None] | None = None
     on_state: Callable[[str, int | None], None] | None = None
     is_open: bool = False  # the engine knows it
@@ -204,6 +205,8 @@ class Driver:
                 if record.spoke_ns:
                     self._observer.tokens_came(len(output.tokens), now_ns - record.spoke_ns)
                 record.spoke_ns = now_ns
+            if record.meter is not None:
+                record.meter(len(output.tokens))
             if record.on_output is not None:
                 record.on_output(output)
 
@@ -248,6 +251,8 @@ class Driver:
         self.admission.leave(record.agent, cost.total_ns)
         if record.is_open:
             self._engine.put(Close(job))
+        if record.meter is not None:
+            record.meter(cost.n_prompt)
         result = JobResult(
             outcome=outcome,
             ending=record.ending,

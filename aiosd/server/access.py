@@ -38,6 +38,7 @@ class AccessManager:
         self.privileges = Privileges(daemon.database, self._settings(), now_ms)
         self.audit = AuditLog(daemon.database, config.audit_entries, now_ms)
         self.approvals = Approvals(daemon, self)
+        self._bound: dict[AgentId, frozenset[str]] = {}  # spawned agents: the most they may hold
         self._seeing: Call | None = None  # the last one that was noted to see as admin
 
     async def begin(self) -> None:
@@ -78,7 +79,18 @@ class AccessManager:
 
     def subject(self, agent: AgentId) -> Subject:
         """The agent with all that it holds now."""
-        return self.privileges.subject(agent)
+        subject = self.privileges.subject(agent)
+        most = self._bound.get(agent)
+        if most is None:
+            return subject
+        return replace(subject, rights=subject.rights & most, is_operator=False, is_spawned=True)
+
+    def bind(self, agent: AgentId, most: frozenset[str]) -> None:
+        """From now on it is a process that we run, and holds no more than these rights."""
+        self._bound[agent] = most
+
+    def unbind(self, agent: AgentId) -> None:
+        self._bound.pop(agent, None)
 
     def decide(self, subject: Subject, act: Act, target: Target) -> Decision:
         """What would be decided; leaves no trace."""
@@ -123,8 +135,8 @@ class AccessManager:
 
     def sees(self, call: Call, owner: AgentId) -> bool:
         """Whether the caller may know that the owner's jobs and agents exist, and their figures."""
-        if owner.uid == call.agent.uid:  # nearly all of a long list
-            return True
+        if owner.uid == call.agent.uid and call.agent not in self._bound:
+            return True  # nearly all of a long list
         self.note_admin_sees(call)
         return access.may_see(owner, call.subject)
 

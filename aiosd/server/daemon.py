@@ -43,6 +43,7 @@ from aiosd.server.figures import LAG_EVERY_S
 from aiosd.server.generate import Work, now_ms
 from aiosd.server.metrics import FromAnotherThread
 from aiosd.server.offers import Offers
+from aiosd.server.processes import Processes
 from aiosd.server.prompts import Prompter
 from aiosd.server.scrape import ScrapeServer
 from aiosd.server.session import Session
@@ -197,6 +198,7 @@ class Daemon:
             lambda: self.config.tools, ToolDoorkeeper(self), self.in_worker, self.telemetry
         )
         self.own_tools = OwnTools(self)
+        self.processes = Processes(self)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
@@ -254,6 +256,7 @@ class Daemon:
                 await self.detached.resume()
                 await self.own_tools.load()
                 sparing = self.tasks.create_task(self.own_tools.keep_spares())
+                await self.processes.resume()
                 servers = [await self._listen(endpoint) for endpoint in self.endpoints]
                 log.info(
                     "ready",
@@ -279,6 +282,7 @@ class Daemon:
                 watching.cancel()
                 lag.cancel()
                 sparing.cancel()
+                await self.processes.close()
                 await self._drain()
                 await self.tools.close()
                 mailing.cancel()
@@ -485,7 +489,8 @@ class Daemon:
     def put_in_force(self, agent: AgentId) -> None:
         """Have the agent's limits hold from now on."""
         limits = self.agent_limits.of(agent)
-        self.driver.admission.limit(agent, limits.max_jobs)
+        own = [n for n in (limits.max_jobs, self.processes.max_jobs(agent)) if n is not None]
+        self.driver.admission.limit(agent, min(own, default=None))
         self.driver.post(ev.LimitsChanged(agent, limits.weight or 1, limits.tokens_per_minute))
 
     def stall(self, job: JobId, *, is_stalled: bool) -> None:
@@ -533,11 +538,13 @@ class Daemon:
         self.agents.leave(session.agent)
         self.storage.drop_uploads(session.id)
         self.mailboxes.leave(session.agent, session.id)
+        self.processes.session_left(session)
         if not self._sessions.get(session.uid):
             self._sessions.pop(session.uid, None)
 
     def kill(self, agent: AgentId, but_answer_first: Session) -> None:
-        """End the agent's connections and jobs, not its contexts.  The killer is answered first."""
+        """End the agent's connections, jobs and process, not its contexts.  The killer is answered
+        first."""
         for session in list(self._sessions.get(agent.uid, ())):
             if session.agent != agent:
                 continue
@@ -549,6 +556,7 @@ class Daemon:
                 self.loop.call_soon(session.close)
             else:
                 session.close()
+        self.processes.kill(agent)
         self.detached.drop_of(agent)
         self.chores.add(
             partial(self.driver.cancel, job, Outcome.CANCELLED)

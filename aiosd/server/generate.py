@@ -345,7 +345,9 @@ def teller(call: Call, work: Work) -> Callable[[Output], None]:
 
 
 def new_record(daemon: Daemon, work: Work) -> JobRecord:
+    """The job as the driver takes it.  QuotaExceeded if its agent has used up its tokens."""
     return JobRecord(
+        meter=daemon.processes.meter(work.agent),
         spec=work.spec,
         agent=work.agent,
         priority=Priority[work.params["priority"].upper()],

@@ -56,12 +56,18 @@ _MAILED: Final = ("see", "send")  # what groups let their members do to each oth
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Who acts.  groups: the names of its groups; is_operator: a person at the shell."""
+    """Who acts.
+
+    groups       the names of its groups
+    is_operator  a person at the shell
+    is_spawned   a process that the daemon runs: its name is its own in truth
+    """
 
     agent: AgentId
     rights: frozenset[str]
     groups: frozenset[str] = frozenset()
     is_operator: bool = False
+    is_spawned: bool = False
 
     @property
     def is_admin(self) -> bool:
@@ -263,7 +269,8 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
     if owner.uid != subject.agent.uid:
         is_steered = kind in _STEERED and act in ("see", "steer")
         return "admin" if subject.is_admin and is_steered else None
-    if (act == "see" and kind in _SHOWN) or (act == "steer" and kind in _STEERED):
+    is_common = (act == "see" and kind in _SHOWN) or (act == "steer" and kind in _STEERED)
+    if is_common and may_see(owner, subject):
         return "uid"
     if kind == "mailbox" and act == "read":
         return None  # a message is for whom it was sent to, and nobody else
@@ -297,5 +304,12 @@ def _is_held_by(subject: Subject, holder: str) -> bool:
 
 
 def may_see(owner: AgentId, viewer: Subject) -> bool:
-    """Whether the viewer may know that the owner's jobs and agents exist, and their figures."""
-    return viewer.is_admin or owner.uid == viewer.agent.uid
+    """Whether the viewer may know that the owner's jobs and agents exist, and their figures.
+
+    A spawned agent knows of itself and of those below it, which are named so.
+    """
+    if viewer.is_admin:
+        return True
+    if owner.uid != viewer.agent.uid:
+        return False
+    return not viewer.is_spawned or f"{owner.name}.".startswith(f"{viewer.agent.name}.")

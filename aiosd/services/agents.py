@@ -19,11 +19,13 @@ class Agent:
     since_ms: int
     n_connections: int = 0
     n_jobs: int = 0
+    n_processes: int = 0  # at most one
     n_tokens: int = 0
 
 
 class AgentRegistry:
-    """Agents with a connection, a job or a context; others are forgotten: names can't pile up."""
+    """Agents with a connection, a job, a process or a context; others are forgotten: names can't
+    pile up."""
 
     def __init__(self, has_contexts: Callable[[AgentId], bool]) -> None:
         self._has_contexts = has_contexts
@@ -44,7 +46,9 @@ class AgentRegistry:
     def leave(self, agent: AgentId) -> None:
         """Forget the agent if it has nothing here any more."""
         found = self._agents.get(agent)
-        if found and not (found.n_connections or found.n_jobs or self._has_contexts(agent)):
+        if found is None or found.n_connections or found.n_jobs or found.n_processes:
+            return
+        if not self._has_contexts(agent):
             del self._agents[agent]
 
     def all(self) -> Iterator[Agent]:

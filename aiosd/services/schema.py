@@ -345,6 +345,19 @@ _STORAGE = (
     """,
 )
 
+# Agents' processes that are started again when the daemon is (services/processes).
+_PROCESSES = (
+    """
+    CREATE TABLE processes (
+        id              TEXT    PRIMARY KEY,
+        uid             INTEGER NOT NULL,
+        agent           TEXT    NOT NULL,
+        spec            TEXT    NOT NULL,
+        created_ms      INTEGER NOT NULL
+    ) STRICT
+    """,
+)
+
 _AUDIT_INDEX = ("CREATE INDEX audit_by_uid ON audit (uid)",)  # in the order of seq, the rowid
 
 # Messages that wait, by the mailbox they are in; who sent which key lately; what mailboxes hold.
@@ -407,4 +420,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     _all_of(_STORAGE),
     _all_of(_AUDIT_INDEX),
     _all_of(_MAILBOXES),
+    _all_of(_PROCESSES),
 )

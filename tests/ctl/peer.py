@@ -371,6 +371,36 @@ TOOL = {
 }  # fmt: skip
 TOOL_RESULT = {"content": "42", "structured": {"result": 42}, "is_error": False}
 
+EXITED = {"state": "ended", "connected": False, "ended_ms": 0, "exit_code": 3, "ended_by": "exit"}
+
+
+def process(agent: str, **fields: Any) -> dict[str, Any]:
+    """One of agent.processes."""
+    known = {
+        "process": "p1", "agent": agent, "uid": UID, "parent": "aiosctl", "state": "running",
+        "connected": True, "restart": "no", "restarts": 0, "detached": False, "started_ms": 0,
+        "tokens": 52,
+    }  # fmt: skip
+    if fields.get("state") != "ended":
+        known["pid"] = 4243
+    return {**known, **fields}
+
+
+OUTPUT = [
+    {"seq": 1, "at_ms": 0, "source": "stdout", "text": "hello"},
+    {"seq": 2, "at_ms": 0, "source": "stderr", "text": "oh no"},
+]
+
+
+def logged(call: Call) -> dict[str, Any]:
+    """An agent's output, in chunks where they are wanted."""
+    if call.params.get("stream"):
+        for line in OUTPUT:
+            call.chunk(lines=[line])
+        return {"lines": [], "next": 2, "dropped": 0, "state": "ended"}
+    return {"lines": OUTPUT, "next": 2, "dropped": 0, "state": "running"}
+
+
 DEFAULTS: dict[str, Answer] = {
     "sys.hello": _hello,
     "sys.ping": {},
@@ -492,6 +522,23 @@ DEFAULTS: dict[str, Answer] = {
     "agent.list": {"agents": [AGENT]},
     "agent.info": lambda call: {**AGENT, "agent": call.params["agent"]},
     "agent.kill": {},
+    "agent.spawn": lambda call: {"agent": call.params["name"], "process": "p1", "pid": 4243},
+    "agent.wait": lambda call: process(call.params["agent"], **EXITED),
+    "agent.signal": {},
+    "agent.logs": logged,
+    "agent.processes": lambda call: {
+        "processes": [
+            process("boss"), process("boss.worker", parent="boss", restarts=2, connected=False),
+            process("poet", state="stopped"),
+            *([process("old", **EXITED)] if call.params.get("ended") else []),
+        ]
+    },
+    "agent.inspect": lambda call: {
+        **process(call.params["agent"]), "children": ["boss.worker"], "env": ["TOPIC"],
+        "command": ["/usr/bin/python3", "agent.py"], "rights": ["llm", "context"],
+        "grants": {"read": ["/srv/data"], "write": [], "network": False},
+        "limits": {"tokens": 1000}, "confinement": ["memory: 2 GiB of each process"],
+    },
     "tool.list": {"tools": [TOOL]},
     "tool.call": {**TOOL_RESULT, "duration_ms": 12},
     "tool.call_all": lambda call: {

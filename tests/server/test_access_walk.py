@@ -13,6 +13,7 @@ import pytest
 
 from aios_sdk import wire
 from aios_sdk.syscalls import TABLE
+from aiosd.confine import landlock
 from aiosd.access_config import Access, AgentRights, FixedGroup
 from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
@@ -37,7 +38,10 @@ ACCESS = Access(
         "readers": FixedGroup(uid=UID, members=("ada", "rita"), mode="read"),
         "writers": FixedGroup(uid=UID, members=("ada", "wes"), mode="write"),
     },
-    agents={"nobody": AgentRights(without=("llm", "context", "memory", "storage", "tool", "ipc"))},
+    agents={
+        f"{UID}:ada": AgentRights(rights=("spawn",)),
+        "nobody": AgentRights(without=("llm", "context", "memory", "storage", "tool", "ipc")),
+    },
 )
 
 
@@ -76,6 +80,10 @@ def note(t: Things) -> dict[str, Any]:
 
 def file(t: Things) -> dict[str, Any]:
     return {"path": t.path}
+
+
+def process(_: Things) -> dict[str, Any]:
+    return {"agent": "kid"}  # which the owner has spawned, and which runs all the time
 
 
 def nothing(_: Things) -> dict[str, Any]:
@@ -125,6 +133,10 @@ ON_THINGS: dict[str, tuple[Params, tuple[str, ...]]] = {
     "ipc.clear": (lambda _: {"agent": "ada"}, (OK, DENIED, DENIED, DENIED, OK, OK, DENIED)),
     "agent.info": (lambda _: {"agent": "ada"}, FREE),  # a stranger's own ada; an admin sees all
     "agent.limits": (lambda _: {"agent": "ada"}, FREE),
+    "agent.wait": (also(process, timeout_ms=0), STEERED),
+    "agent.signal": (also(process, signal="cont"), STEERED),
+    "agent.logs": (process, (OK, DENIED, DENIED, DENIED, OK, NOT_FOUND, NOT_FOUND)),
+    "agent.inspect": (process, (OK, DENIED, DENIED, DENIED, OK, NOT_FOUND, NOT_FOUND)),
     "access.rights": (lambda _: {"agent": "ada"}, FREE),
 }
 ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
@@ -163,6 +175,11 @@ ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
     "access.check": (lambda _: {"action": "sys.ping"}, FREE),
     "access.request": (lambda _: {"right": "llm", "reason": "x"}, FREE),
     "access.grant": (lambda _: {"kind": "memory", "with": "zed"}, FREE),
+    "agent.processes": (nothing, FREE),
+    "agent.spawn": (
+        lambda _: {"name": "other", "command": "/nowhere/x"},
+        (OK, DENIED, DENIED, DENIED, DENIED, DENIED, OK),
+    ),
     "sys.journal": (nothing, ADMIN),
     "sys.backup": (lambda _: {"path": "/nowhere/x"}, ADMIN),
     "model.add": (lambda _: {"path": "/nowhere/x"}, ADMIN),
@@ -209,6 +226,7 @@ def peers(daemon: Daemon) -> Iterator[dict[str, RawPeer]]:
         who: RawPeer(daemon.config.socket, name, uid=uid or None)
         for who, (uid, name) in IDENTITIES.items()
     }
+    made["owner"].ask("agent.spawn", name="kid", command="/bin/sleep", args=["1000"])
     yield made
     for peer in made.values():
         peer.close()
@@ -260,6 +278,8 @@ def test_the_walk_knows_every_syscall() -> None:
 
 @pytest.mark.parametrize("method", [m for m in WALK if not m.startswith("job.")])
 def test_each_identity_is_served_or_not(method: str, peers: dict[str, RawPeer], make: Make) -> None:
+    if any(p.name == "process" for p in TABLE[method].params) and not landlock.abi():
+        pytest.skip("no Landlock here, so no agent runs as a process")
     params, expected = WALK[method]
     found = {}
     things = make(method) if method in ON_THINGS else Things("", "", "", "", "")
@@ -342,6 +362,7 @@ def test_what_a_stranger_sees_of_others_is_nothing(peers: dict[str, RawPeer], ma
     assert {c["uid"] for c in contexts} <= {OTHER_UID}
     assert result(stranger, "job.list", all=True)["jobs"] == []
     assert {a["uid"] for a in result(stranger, "agent.list")["agents"]} == {OTHER_UID}
+    assert result(stranger, "agent.processes", all=True, ended=True)["processes"] == []
     assert result(stranger, "access.groups")["groups"] == []
     assert result(stranger, "access.pending")["requests"] == []
     entries = result(stranger, "access.audit", limit=10_000)["entries"]

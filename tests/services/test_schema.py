@@ -21,6 +21,7 @@ RELEASED = {
     6: "473e207d643fd3a58a980a5a71aa6248e23bc89b96d9adfacf3b1ec9da907269",
     7: "fae6a165b6ac479f482b627167710b6fe33ce537fa749f73ce706f030ad544c7",
     8: "9b30720add5dd9d37b0e1e9516bd49ba96ee73bb467096a191d8c161cb2a7572",
+    9: "8627ed1b80827ef442674edcb23be2c9ec725c1db153df50e4339968e4eaec37",
 }
 """Of each version, the SHA-256 of its tables; a change to one is a migration of its own."""
 

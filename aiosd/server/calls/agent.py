@@ -1,4 +1,4 @@
-"""`agent.*`: who is here."""
+"""`agent.*`: who is here; those that the daemon runs are in process.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from aios_sdk.errors import NotFound
 from aiosd.kernel.model import AgentId
 from aiosd.server.calls.base import Result
+from aiosd.server.calls.process import AgentProcesses
 from aiosd.server.turns import in_turns
 from aiosd.services.access import Target
 
 if TYPE_CHECKING:
-    from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
     from aiosd.services.agents import Agent
 
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 LIMITS = ("max_jobs", "tokens_per_minute", "weight", "memory_bytes", "storage_bytes")
 
 
-class Agents:
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+class Agents(AgentProcesses):
+    """Every call of the noun."""
 
     async def agent_list(self, call: Call) -> Result:
         async with self._d.listings[call.session.uid]:
@@ -71,7 +70,7 @@ class Agents:
         """The agent so named: of one's own uid first, for an admin also of another."""
         name = call.params["agent"]
         own = AgentId(call.agent.uid, name)
-        if self._d.agents.get(own):
+        if self._d.agents.get(own) and self._d.access.sees(call, own):
             return own
         if call.is_admin:
             for agent in self._d.agents.all():
@@ -81,7 +80,9 @@ class Agents:
         raise NotFound(f"no agent {name!r}", agent=name)
 
     def _describe_agent(self, agent: Agent) -> Result:
+        process = self._d.processes.running(agent.id)
         return {
+            **({} if process is None else {"process": process.id}),
             "agent": agent.id.name,
             "uid": agent.id.uid,
             "connections": agent.n_connections,

@@ -286,4 +286,7 @@ def _named(session: Session, name: str) -> AgentId:
             f"by the name {name}",
             agent=identity.agent.name,
         )
-    return AgentId(session.uid, name)
+    agent = AgentId(session.uid, name)
+    if identity is None:
+        session.daemon.processes.check_free(agent)
+    return agent

@@ -241,6 +241,50 @@ AGENT_INFO = _result(
     jobs=COUNT,
     tokens=COUNT,
     since_ms=MS,
+    process_=ID,
+)
+PROCESS_FIELDS: dict[str, Type] = {
+    "process": ID,
+    "agent": AGENT,
+    "uid": COUNT,
+    "parent_": AGENT,
+    "pid_": COUNT,
+    "state": Str(choices=("starting", "running", "stopped", "waiting", "ending", "ended")),
+    "connected": Bool(),
+    "restart": Str(choices=("no", "on_failure", "always")),
+    "restarts": COUNT,
+    "detached": Bool(),
+    "started_ms": MS,
+    "ended_ms_": MS,
+    "exit_code_": COUNT,
+    "signal_": TEXT,
+    "ended_by_": Str(
+        choices=(
+            "exit",
+            "restarts",
+            "signal",
+            "kill",
+            "parent",
+            "wall_time",
+            "daemon",
+            "start",
+        )
+    ),
+    "reason_": TEXT,
+    "tokens": COUNT,
+}
+PROCESS_INFO = _result(**PROCESS_FIELDS)
+SPAWN_LIMITS = (
+    "tokens",
+    "jobs",
+    "wall_s",
+    "memory_bytes",
+    "cpu_s",
+    "n_processes",
+    "disk_bytes",
+)
+OUTPUT_LINES = _many(
+    _result(seq=COUNT, at_ms=MS, source=Str(choices=("stdout", "stderr")), text=TEXT)
 )
 # The counts are absent while the model isn't loaded: they are in its file.
 MODEL_INFO = _result(
@@ -402,6 +446,14 @@ AUDIT_ENTRY = _result(
 
 # ---------------------------------------------------------------- params that several calls share
 
+COMMAND = Str(
+    max_chars=4096, pattern=r"/[^\x00\ud800-\udfff]{0,4095}|[A-Za-z0-9._+-]{1,255}"
+)
+ARGUMENT = Str(max_chars=131_071, pattern=r"[^\x00\ud800-\udfff]*")  # what execve takes of one
+OF_PROCESS = (
+    _needs("agent", AGENT, "the agent's name: its process, or its last one"),
+    Param("process", ID, "exactly this one of its processes"),
+)
 CONTEXT = _needs("context", ID, "the context's id")
 JOB = _needs("job", ID, "the job's id")
 MODEL = Param("model", NAME, "a model's name; the default one if absent")
@@ -1089,6 +1141,104 @@ TABLE: dict[str, Syscall] = {
             Param("weight", Int(1, 1000), "its share of what its uid gets, under fair; usually 1"),
             Param("memory_bytes", Int(0, 2**50), "its notes; past it: quota_exceeded. 0: default"),
             Param("storage_bytes", Int(0, 2**50), "its files; past it: quota_exceeded. 0: default"),
+        ),
+        _syscall(
+            "agent.spawn",
+            "run an agent as a confined process, which gets a connection of its own that nobody "
+            "else can use; of a spawned agent it is one below its own name: parent.name",
+            _result(agent=AGENT, process=ID, pid=COUNT),
+            _needs("name", AGENT, "the agent's name; one that nobody goes by now"),
+            _needs("command", COMMAND, "a program: an absolute path, or a name on the PATH"),
+            Param("args", List(ARGUMENT, max_items=1024), "its arguments"),
+            Param("env", AnyMap(), "its environment, as texts; nothing is inherited"),
+            Param("cwd", PATH, "where it starts; absent: its private directory"),
+            Param(
+                "limits",
+                Map(tuple(Field(name, Int(1, 2**53), False) for name in SPAWN_LIMITS)),
+                "at most what the configuration says; tokens of its jobs in all, jobs at once; "
+                "the others are its process's",
+            ),
+            Param(
+                "grants",
+                Map(
+                    (
+                        Field("read", List(PATH, max_items=256), False),
+                        Field("write", List(PATH, max_items=256), False),
+                        Field("network", Bool(), False),
+                    )
+                ),
+                "what it may touch beside what every program needs and its private directory",
+            ),
+            Param(
+                "rights",
+                List(RIGHT, max_items=len(RIGHTS)),
+                "at most these; absent: at most its spawner's; admin never",
+            ),
+            Param(
+                "restart",
+                Str(choices=("no", "on_failure", "always")),
+                "start it again when it has ended",
+                default="no",
+            ),
+            Param(
+                "detach",
+                Bool(),
+                "it outlives the connection that spawned it; with restart always, the daemon too",
+                default=False,
+            ),
+            right="spawn",
+        ),
+        _syscall(
+            "agent.wait",
+            "wait until an agent's process has ended for good, or for some time",
+            PROCESS_INFO,
+            *OF_PROCESS,
+            Param("timeout_ms", Int(0, 2**31), "answer then, with how it stands"),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "agent.signal",
+            "stop an agent's process, let it go on, ask it to end, or kill it; the last two also "
+            "end its restarts",
+            NOTHING,
+            *OF_PROCESS,
+            _needs("signal", Str(choices=("stop", "cont", "term", "kill")), "what to send"),
+        ),
+        _syscall(
+            "agent.logs",
+            "what an agent's process wrote to stdout and stderr, as far as it is kept",
+            _result(lines=OUTPUT_LINES, next=COUNT, dropped=COUNT, state=PROCESS_FIELDS["state"]),
+            *OF_PROCESS,
+            Param("lines", Int(0, 10_000), "the last so many", default=1000),
+            Param("after", COUNT, "those after this one instead: next of an earlier result"),
+            Param("stream", Bool(), "follow it until it has ended", default=False),
+            chunk=_result(id=COUNT, tag_=Any(), lines=OUTPUT_LINES),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "agent.processes",
+            "the agents that run as processes, parents before their children",
+            _result(processes=_many(PROCESS_INFO)),
+            Param("all", Bool(), "of every uid, for an admin", default=False),
+            Param("ended", Bool(), "those that have ended too", default=False),
+            is_repeatable=True,
+        ),
+        _syscall(
+            "agent.inspect",
+            "all about an agent's process: what it was asked to be, may touch, may use",
+            _result(
+                **PROCESS_FIELDS,
+                children=_many(AGENT),
+                command=_many(TEXT),
+                env=_many(TEXT),
+                cwd_=TEXT,
+                rights=_many(RIGHT),
+                grants=_result(read=_many(TEXT), write=_many(TEXT), network=Bool()),
+                limits=_result(),
+                confinement=_many(TEXT),
+            ),
+            *OF_PROCESS,
+            is_repeatable=True,
         ),
         _syscall(
             "tool.list",

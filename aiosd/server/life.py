@@ -1,0 +1,259 @@
+"""The life of one agent's process: started, heard, started again, ended.
+
+Rule 1: whoever wants it to end says why, once, with ask_end(); live() does it and nothing else
+does, so that its end is told once and nothing of it is left.
+Rule 2: each start has a connection of its own, whose identity is the agent's and nobody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from aiosd.confine import (
+    PIPE,
+    Bounds,
+    ConfineError,
+    Confinement,
+    ExitStatus,
+    Grant,
+    Process,
+    paths,
+    spawn,
+)
+from aiosd.kernel.model import AgentId
+from aiosd.server.generate import now_ms
+from aiosd.server.session import Identity, Session
+from aiosd.services.processes.model import Attempts, Spec, State, Why
+from aiosd.services.processes.output import Output, Source
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+
+log = structlog.get_logger()
+
+READ_BYTES = 65536
+LAST_WORDS_S = 5.0  # for its pipes and its connection to end, when the process is gone
+N_FILES = 1024  # open descriptors of each of its processes, as a login has
+
+
+@dataclass(eq=False, slots=True)
+class AgentProcess:
+    """One of agent.spawn's processes, from its start to the end of its restarts, and after.
+
+    spawned_by  the agent that did; None: an earlier daemon did
+    parent      that agent's process, while both run
+    spawner     the connection whose end ends it; None: it was detached
+    pid         of its last start
+    started     set when the first start has worked, or not: then error says why
+    """
+
+    id: str
+    agent: AgentId
+    spec: Spec
+    output: Output
+    spawned_by: AgentId | None = None
+    parent: AgentProcess | None = None
+    spawner: Session | None = None
+    state: State = State.STARTING
+    why: Why | None = None
+    status: ExitStatus | None = None
+    error: str | None = None
+    attempts: Attempts = field(default_factory=Attempts)
+    process: Process | None = None
+    pid: int | None = None
+    session: Session | None = None
+    n_tokens: int = 0
+    started_ms: int = field(default_factory=now_ms)
+    ended_ms: int | None = None
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    must_end: asyncio.Event = field(default_factory=asyncio.Event)
+    has_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    grace_s: float = 0.0
+
+    def ask_end(self, why: Why, grace_s: float) -> None:
+        """Have it end, TERM first and KILL after grace_s; the first reason counts."""
+        if self.why is None:
+            self.why = why
+        self.grace_s = grace_s
+        self.must_end.set()
+        if self.state is not State.ENDED:
+            self.state = State.ENDING
+
+    def send(self, number: int) -> None:
+        """A signal, to all that it started too; nothing if nothing runs."""
+        if self.process is not None:
+            self.process.signal(number)
+            if number == signal.SIGTERM:
+                self.process.signal(signal.SIGCONT)  # one that is stopped hears it too
+
+    @property
+    def own_dir(self) -> str | None:
+        """The directory it may write to, while it runs."""
+        return None if self.process is None else self.process.tmp_dir
+
+
+async def live(daemon: Daemon, it: AgentProcess) -> None:
+    """From its first start until it has ended for good."""
+    wall_s = it.spec.limits.wall_s or daemon.config.spawn.wall_s
+    grace_s = daemon.config.spawn.grace_s
+    alarm = daemon.loop.call_later(wall_s, it.ask_end, Why.WALL_TIME, grace_s) if wall_s else None
+    try:
+        while True:
+            began_s = time.monotonic()
+            it.status = await _run(daemon, it)
+            it.started.set()
+            if it.why is not None:
+                break
+            again = it.attempts.delay_s(
+                it.spec.restart,
+                it.status,
+                time.monotonic() - began_s,
+                daemon.config.spawn.restarts,
+            )
+            if isinstance(again, Why):
+                it.why = again
+                break
+            it.state = State.WAITING
+            _tell(it, "process_restarts", delay_s=again)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again):
+                    await it.must_end.wait()
+            if it.must_end.is_set():
+                break
+            it.state = State.STARTING
+    finally:
+        if alarm is not None:
+            alarm.cancel()
+        it.why = it.why or Why.DAEMON
+        it.state, it.ended_ms = State.ENDED, now_ms()
+        it.output.finish(it.ended_ms)
+        it.started.set()
+        it.has_ended.set()
+        _tell(it, "process_ended", why=it.why.value)
+
+
+async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
+    """One start and its end.  None: it could not be started; it.error says why."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    try:
+        with theirs:
+            process = await spawn(
+                [it.spec.program, *it.spec.argv[1:]],
+                confinement(daemon, it.agent, it.spec, theirs.fileno()),
+                cwd=it.spec.cwd,
+                stdout=PIPE,
+                stderr=PIPE,
+                pass_fds=(theirs.fileno(),),
+                uid=_other_uid(it.agent.uid),
+            )
+    except ConfineError as error:
+        ours.close()
+        it.error = str(error)
+        return None
+    except BaseException:
+        ours.close()
+        raise
+    it.process, it.pid, it.error = process, process.pid, None
+    try:
+        session = it.session = Session(daemon, Identity(it.agent, process.pid))
+        await daemon.loop.connect_accepted_socket(lambda: session, ours)
+        if it.state is State.STARTING:
+            it.state = State.RUNNING
+        it.started.set()
+        _tell(it, "process_started", pid=process.pid)
+        return await _until_it_ends(it, process)
+    finally:
+        it.process = None
+        await _leave(it, process)
+
+
+async def _until_it_ends(it: AgentProcess, process: Process) -> ExitStatus:
+    """Its own end, or the one that was asked for, and all that it has written until then."""
+    async with asyncio.TaskGroup() as group:
+        hearing = [
+            group.create_task(_hear(it, "stdout", process.stdout)),
+            group.create_task(_hear(it, "stderr", process.stderr)),
+        ]
+        asked = group.create_task(it.must_end.wait())
+        ended = group.create_task(process.wait())
+        await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        status = await (process.wait() if ended.done() else process.end(it.grace_s))
+        await asyncio.wait(hearing, timeout=LAST_WORDS_S)
+        await process.end(0)  # closes what is still open of its pipes
+        return status
+
+
+async def _hear(it: AgentProcess, source: Source, pipe: asyncio.StreamReader | None) -> None:
+    """What it writes, as long as anybody can write it."""
+    assert pipe is not None
+    while data := await pipe.read(READ_BYTES):
+        it.output.feed(source, data, now_ms())
+        await asyncio.sleep(0)  # others first: it may write without end
+
+
+async def _leave(it: AgentProcess, process: Process) -> None:
+    """Nothing of this start is left: no process, no connection, none of its calls."""
+    session, it.session = it.session, None
+    try:
+        await process.end(0)
+    finally:
+        if session is not None and session.transport is not None:
+            session.transport.abort()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await session.gone.wait()
+
+
+def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> Confinement:
+    """What holds for the process.  fd: of its connection."""
+    config, limits = daemon.config.spawn, spec.limits
+    given = {} if fd is None else {"AIOSD_SOCKET": f"fd:{fd}", "AIOSD_AGENT": agent.name}
+    return Confinement(
+        Grant(spec.read, spec.write, spec.is_networked),
+        Bounds(
+            memory_bytes=limits.memory_bytes or config.memory_bytes,
+            n_processes=limits.n_processes or config.n_processes,
+            n_files=N_FILES,
+            file_bytes=config.file_bytes,
+            cpu_s=limits.cpu_s or config.cpu_s or None,
+            disk_bytes=limits.disk_bytes or config.disk_bytes,
+        ),
+        {"PATH": search_path(), **spec.env, **given},
+        hidden=hidden(daemon),
+    )
+
+
+def search_path() -> str:
+    """Where a command without a slash is looked for: beside the daemon's own Python first, so
+    that `python` is one that has the SDK."""
+    return f"{Path(sys.executable).parent}:{paths.PATH}"
+
+
+def hidden(daemon: Daemon) -> tuple[str, ...]:
+    """What no grant may reach."""
+    config = daemon.config
+    return (config.state_dir, *(e.path for e in daemon.endpoints if e.path.startswith("/")))
+
+
+def _other_uid(uid: int) -> int | None:
+    """Whom to run it as: root's daemon as its spawner's user, others as themselves."""
+    return uid if os.geteuid() == 0 and uid != 0 else None
+
+
+def _tell(it: AgentProcess, event: str, **facts: object) -> None:
+    """A line in the log: names and numbers, never what it was asked or wrote."""
+    code = None if it.status is None else it.status.code
+    log.info(event, process=it.id, agent=it.agent.name, uid=it.agent.uid, code=code, **facts)
