@@ -13,8 +13,8 @@ import pytest
 
 from aios_sdk import wire
 from aios_sdk.syscalls import TABLE
-from aiosd.confine import landlock
 from aiosd.access_config import Access, AgentRights, FixedGroup
+from aiosd.confine import landlock
 from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
 from tests.server.harness import RawPeer, served

@@ -446,9 +446,7 @@ AUDIT_ENTRY = _result(
 
 # ---------------------------------------------------------------- params that several calls share
 
-COMMAND = Str(
-    max_chars=4096, pattern=r"/[^\x00\ud800-\udfff]{0,4095}|[A-Za-z0-9._+-]{1,255}"
-)
+COMMAND = Str(max_chars=4096, pattern=r"/[^\x00\ud800-\udfff]{0,4095}|[A-Za-z0-9._+-]{1,255}")
 ARGUMENT = Str(max_chars=131_071, pattern=r"[^\x00\ud800-\udfff]*")  # what execve takes of one
 OF_PROCESS = (
     _needs("agent", AGENT, "the agent's name: its process, or its last one"),
@@ -1171,7 +1169,7 @@ TABLE: dict[str, Syscall] = {
             ),
             Param(
                 "rights",
-                List(RIGHT, max_items=len(RIGHTS)),
+                SOME_RIGHTS,
                 "at most these; absent: at most its spawner's; admin never",
             ),
             Param(
