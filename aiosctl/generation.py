@@ -42,7 +42,7 @@ def generate(
     with (
         app.stream(method, **params) as stream,
         _Waiting() as waiting,
-        _interrupts(stream, is_patient=is_patient),
+        interrupts(stream, is_patient=is_patient),
     ):
         for chunk in stream:
             is_news = "state" in chunk
@@ -110,7 +110,8 @@ def cost(result: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _interrupts(stream: Stream, *, is_patient: bool) -> Iterator[None]:
+def interrupts(stream: Stream, *, is_patient: bool) -> Iterator[None]:
+    """Ctrl-C cancels the call, as generate() says of is_patient."""
     is_cancelled = False
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
