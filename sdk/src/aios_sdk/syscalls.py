@@ -532,6 +532,65 @@ GENERATE_PARAMS = (
     STREAM,
 )
 
+_OF_ONE_ANSWER = frozenset(
+    ("prompt", "tokens", "schema", "grammar", "tools", "ignore_eos", "logprobs", "keep_partial",
+     "detach")
+)  # fmt: skip
+ACT_PARAMS = (
+    *(param for param in GENERATE_PARAMS if param.name not in _OF_ONE_ANSWER | {"stream"}),
+    Param(
+        "tools",
+        List(Str(128, pattern=r"[A-Za-z0-9._*-]{1,128}"), max_items=128),
+        "names of tools of tool.list that the model may call, and patterns: git.*, or * for all",
+    ),
+    Param(
+        "client_tools",
+        TOOLS,
+        "tools that the caller runs itself; when the model calls one, the act ends",
+    ),
+    Param("max_rounds", Int(1, 1000), "so often it may call; then it has to answer", default=8),
+    Param("max_calls", Int(1, MAX_CALLS_IN_TURN), "of one round; more aren't made", default=16),
+    Param("max_total_tokens", Int(1, 10**9), "of all rounds' output; past it: finish length"),
+    STREAM,
+)
+ACT_CALL = _result(
+    id=Str(max_chars=128),
+    name=TOOL_NAME,
+    arguments=AnyMap(),
+    round=COUNT,
+    content=TEXT,
+    is_error=Bool(),
+    duration_ms=MS,
+)
+ACT_RESULT = _result(
+    text=TEXT,
+    finish=Str(choices=("stop", "length", "stop_string", "rounds", "tool_calls")),
+    stop_string_=TEXT,
+    tool_calls_=_many(TOOL_CALL),
+    rounds=COUNT,
+    calls=_many(ACT_CALL),
+    context_=ID,
+    recalled_=_many(ID),
+    job=ID,
+    seed=Int(0, MAX_SEED),
+    usage=_result(**{f.name: f.type for f in USAGE.fields}, tools_ms=MS),
+)
+CALL_RESULT = _result(
+    id=COUNT,
+    tag_=Any(),
+    tool_result=_result(
+        id=Str(max_chars=128), name=TOOL_NAME, content=TEXT, is_error=Bool(), duration_ms=MS
+    ),
+)
+CALL_PROGRESS = _result(
+    id=COUNT,
+    tag_=Any(),
+    call=Str(max_chars=128),
+    progress=Float(-1e300, 1e300),
+    total_=Float(-1e300, 1e300),
+    message_=TEXT,
+)
+
 # ---------------------------------------------------------------- the table
 
 TABLE: dict[str, Syscall] = {
@@ -619,6 +678,19 @@ TABLE: dict[str, Syscall] = {
                 Group((*WAY_NAMES, "context"), is_required=True, is_exclusive=False),
                 Group(("schema", "grammar", "ignore_eos", "tools")),
             ),
+        ),
+        _syscall(
+            "llm.act",
+            "let the model work: it calls tools, is told what came of it, and goes on until it "
+            "answers",
+            ACT_RESULT,
+            *ACT_PARAMS,
+            chunk=Union(
+                (WORDS, CALLS, CALL_RESULT, CALL_PROGRESS, NEWS),
+                "words, calls, what they brought, how far one is, or news of the job",
+            ),
+            right="llm",
+            one_of=(Group(("messages", "context"), is_required=True, is_exclusive=False),),
         ),
         _syscall(
             "llm.embed",

@@ -1,0 +1,334 @@
+"""llm.act: the model calls tools, is told what came of it, and goes on until it answers.
+
+Rule 1: a round is an llm.generate (generate.py) and the calls it asked for (the tool manager); there
+is nothing here but their order.
+Rule 2: each round is committed: the answer when it has ended, what tools brought when they have.  An
+act that ends early leaves the rounds before it, and never a call without a word of what became of it.
+Rule 3: a call that can't be made, or is refused, is a result that the model reads, not an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from aios_sdk.errors import InvalidParams, SyscallError
+from aiosd.driver import JobResult
+from aiosd.engine.base import MAX_SEED
+from aiosd.kernel.model import JobId, Outcome
+from aiosd.server import generate, tooling
+from aiosd.server.calls.base import Result
+from aiosd.services import context as contexts
+from aiosd.services.context import Context
+from aiosd.services.tools.manager import ToolCall
+from aiosd.services.tools.model import Progress, Tool, ToolResult
+
+if TYPE_CHECKING:
+    from aiosd.server.daemon import Daemon
+    from aiosd.server.generate import Work
+    from aiosd.server.session import Call
+
+SHOWN_CHARS = 4096  # of what a call brought, in the act's result; chunks have all of it
+MESSAGE_TOKENS = 24  # what a template puts around a tool's answer, and a bit more
+LEAST_TOKENS = 16  # of a tool's answer: less says nothing
+_OF_ONE_ANSWER = {
+    "logprobs": 0,
+    "ignore_eos": False,
+    "keep_partial": False,
+    "detach": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the model may call: as generate takes it, and which of these the client runs."""
+
+    tools: tuple[dict[str, Any], ...]
+    of_client: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Made:
+    """A call that the model asked for, and what came of it."""
+
+    call: Mapping[str, Any]
+    round: int
+    content: str = "cancelled: the act ended before this call did"
+    is_error: bool = True
+    duration_ms: int = 0
+
+    def describe(self) -> Result:
+        return {
+            **self.call,
+            "round": self.round,
+            "content": self.content[:SHOWN_CHARS],
+            "is_error": self.is_error,
+            "duration_ms": self.duration_ms,
+        }
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What all rounds cost."""
+
+    usage: dict[str, int] = field(default_factory=dict)
+    tools_ms: int = 0
+
+    def add(self, usage: Mapping[str, int]) -> None:
+        for name, value in usage.items():
+            if name == "ttft_ms" and self.usage:
+                continue  # the first words' time is the first round's
+            self.usage[name] = self.usage.get(name, 0) + value
+
+
+async def run(daemon: Daemon, call: Call) -> Result:
+    """One llm.act, from its arrival to its reply."""
+    p = call.params
+    generate.check_model(daemon, p.get("model"))
+    offer = offered(daemon, call)
+    daemon.driver.admission.check(call.agent)
+    if "context" in p:
+        context = daemon.contexts.get(p["context"])
+        await daemon.access.admit(call, "write", generate.target_of(context))
+    job = generate.new_job_id()
+    async with generate.held_context(daemon, call.agent, p.get("context"), job) as context:
+        return await _Act(daemon, call, context, offer, job).run()
+
+
+def offered(daemon: Daemon, call: Call) -> Offer:
+    """The tools that the call names.  NotFound, Denied, InvalidParams."""
+    p = call.params
+    found: dict[str, Tool] = {}
+    if p.get("tools"):
+        daemon.access.check_right(call.agent, "tool", "llm.act with tools")
+    for name in p.get("tools", ()):
+        if "*" in name:
+            fit = [tool for tool in daemon.tools.list(call.agent) if fnmatchcase(tool.name, name)]
+        else:
+            fit = [daemon.tools.get(name, call.agent)[0]]
+        found.update((tool.name, tool) for tool in fit)
+    own = p.get("client_tools", ())
+    if own and "context" not in p:
+        raise InvalidParams(
+            "client_tools needs a context: what the caller's tools bring comes with another "
+            "llm.act, which goes on there",
+            field="client_tools",
+        )
+    for place, tool in enumerate(own):
+        if tool["name"] in found:
+            field_ = f"client_tools[{place}].name"
+            raise InvalidParams(f"{field_} is {tool['name']!r}, as one of tools", field=field_)
+    tools = [
+        {"name": t.name, "description": t.description, "parameters": dict(t.parameters)}
+        for t in found.values()
+    ]
+    return Offer((*tools, *own), frozenset(tool["name"] for tool in own))
+
+
+class _Act:
+    """One act under way."""
+
+    def __init__(
+        self, daemon: Daemon, call: Call, context: Context, offer: Offer, job: JobId
+    ) -> None:
+        self._d = daemon
+        self._call = call
+        self._context = context
+        self._offer = offer
+        self._job = job
+        self._seed = call.params.get("seed", secrets.randbelow(MAX_SEED + 1))
+        self._n_rounds = 0  # that have called something
+        self._n_output = 0
+        self._recalled: dict[str, Any] = {}
+        self._made: list[_Made] = []
+        self._sums = _Sums()
+
+    async def run(self) -> Result:
+        began_ns = time.monotonic_ns()
+        while True:
+            work, result = await self._generate()
+            calls = work.calls_in(result)
+            assert result.ending is not None  # DONE comes from the engine, with an ending
+            finish = result.ending.finish
+            if finish == "stop" and calls:
+                self._n_rounds += 1
+                pending = await self._carry_out(calls)
+                if not pending:
+                    continue
+                finish = "tool_calls"
+            elif finish == "stop" and self._n_rounds == self._call.params["max_rounds"]:
+                finish, pending = "rounds", []
+            else:
+                pending = []
+            self._sums.usage["total_ms"] = (time.monotonic_ns() - began_ns) // 10**6
+            return self._reply(work, result, finish, pending)
+
+    # ------------------------------------------------------------ generating
+
+    async def _generate(self) -> tuple[Work, JobResult]:
+        """The next answer, committed."""
+        daemon, call = self._d, self._call
+        daemon.access.check_right(call.agent, "llm", call.method)  # it may be gone by now
+        p = self._params()
+        if self._sums.usage:
+            self._job = generate.new_job_id()
+        if self._context.busy_with is not None:
+            self._context.busy_with = self._job
+        work = await generate.prepare(daemon, call.agent, p, self._context, self._job)
+        result = await generate.await_job(daemon, call, work)
+        call.job = None  # a cancel from here on ends the call itself
+        await generate.commit(daemon, work, result)
+        if result.outcome is not Outcome.DONE:
+            raise call.ended or generate.error_of(self._job, result)
+        if not work.is_kept:
+            entry = generate.entry_of(work, result)
+            self._context.add(entry, work.turn.tokens + result.tokens)
+        self._n_output += len(result.tokens)
+        self._sums.add(generate.usage_of(work, result))
+        if "recalled" in work.params:
+            self._recalled = {"recalled": work.params["recalled"]}
+        self._check_going_on()
+        return work, result
+
+    def _params(self) -> dict[str, Any]:
+        """The round's, as llm.generate has them."""
+        given = self._call.params
+        left = given.get("max_total_tokens", given["max_tokens"] + self._n_output) - self._n_output
+        p = {
+            **given,
+            **_OF_ONE_ANSWER,
+            "tools": list(self._offer.tools),
+            "tool_choice": given["tool_choice"],
+            "max_tokens": max(1, min(given["max_tokens"], left)),
+            "seed": self._seed,
+        }
+        if not self._offer.tools:
+            del p["tools"]
+        if self._sums.usage:
+            p.pop("messages", None)
+            p.pop("recall", None)
+            p["tool_choice"] = "none" if self._n_rounds == given["max_rounds"] else "auto"
+        return p
+
+    # ------------------------------------------------------------ calling
+
+    async def _carry_out(self, calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Make the calls that are the daemon's to make; the others."""
+        of_client = self._offer.of_client
+        made = [_Made(one, self._n_rounds) for one in calls if one["name"] not in of_client]
+        self._made += made
+        n_calls = self._call.params["max_calls"]
+        for late in made[n_calls:]:
+            late.content = f"not made: the limit is {n_calls} calls at once"
+            self._tell(late)
+        await self._call.session.drained.wait()  # what they bring is to be read
+        began_ns = time.monotonic_ns()
+        try:
+            await self._call_all(made[:n_calls])
+        finally:  # also of an act that is cancelled now: no call without a word
+            self._sums.tools_ms += (time.monotonic_ns() - began_ns) // 10**6
+            if made:
+                await self._append(made)
+        self._check_going_on()
+        return [one for one in calls if one["name"] in of_client]
+
+    async def _call_all(self, made: Sequence[_Made]) -> None:
+        def ended(place: int, result: ToolResult | SyscallError, duration_ms: int) -> None:
+            one = made[place]
+            one.duration_ms = duration_ms
+            if isinstance(result, SyscallError):
+                one.content = f"{result.code}: {result.message}"
+            else:
+                one.content, one.is_error = result.content, result.is_error
+            self._tell(one)
+
+        def told(place: int, progress: Progress) -> None:
+            tooling.tell_progress(self._call, progress, call=made[place].call["id"])
+
+        await self._d.tools.call_all(
+            [ToolCall(one.call["name"], one.call["arguments"]) for one in made],
+            self._call.agent,
+            admit=tooling.admission(self._d, self._call),
+            on_progress=told,
+            on_end=ended,
+        )
+
+    async def _append(self, made: Sequence[_Made]) -> None:
+        """What the calls brought joins the log."""
+        daemon, context = self._d, self._context
+        limit = self._room(len(made))
+
+        def prepared() -> contexts.Turn:
+            messages = [
+                {
+                    "role": "tool",
+                    "content": daemon.prompter.shortened(one.content, limit),
+                    "tool_call_id": one.call["id"],
+                    "name": one.call["name"],
+                }
+                for one in made
+            ]
+            return daemon.prompter.turn(context, {"messages": messages}, generate=False)
+
+        n_chars = sum(len(one.content) for one in made)
+        turn = await daemon.in_worker(prepared, self._call.agent.uid, n_chars)
+        generate.check_fits(daemon, context, turn)
+        entry = contexts.entry_of(context, turn, None, 0)
+        if "context" in self._call.params:
+            await daemon.contexts.append(context, entry, turn.tokens, generate.now_ms())
+        else:
+            context.add(entry, turn.tokens)
+
+    def _room(self, n_answers: int) -> int:
+        """How many tokens each answer may have, so that there is room to go on."""
+        room = self._d.model.info.slot_tokens - len(self._context.tokens)
+        room -= min(self._call.params["max_tokens"], room // 4) + 1
+        return max(LEAST_TOKENS, room // n_answers - MESSAGE_TOKENS)
+
+    # ------------------------------------------------------------ telling
+
+    def _tell(self, made: _Made) -> None:
+        if self._call.params["stream"]:
+            result = {
+                "id": made.call["id"],
+                "name": made.call["name"],
+                "content": made.content,
+                "is_error": made.is_error,
+                "duration_ms": made.duration_ms,
+            }
+            self._call.emit({"tool_result": result})
+
+    def _check_going_on(self) -> None:
+        """Raises why the act has to end; a cancel may have come while a write couldn't be undone."""
+        if self._call.ended is not None:
+            raise self._call.ended
+
+    def _reply(
+        self, work: Work, result: JobResult, finish: str, pending: Sequence[Mapping[str, Any]]
+    ) -> Result:
+        last = generate.reply(work, result)
+        self._call.facts = {
+            "finish": finish,
+            "rounds": self._n_rounds,
+            "calls": len(self._made),
+            "tools_ms": self._sums.tools_ms,
+            "tokens": self._n_output,
+        }
+        kept = {key: last[key] for key in ("stop_string", "context") if key in last}
+        return {
+            "text": last["text"],
+            "finish": finish,
+            **({"tool_calls": list(pending)} if pending else {}),
+            "rounds": self._n_rounds,
+            "calls": [made.describe() for made in self._made],
+            **kept,
+            **self._recalled,
+            "job": self._job,
+            "seed": self._seed,
+            "usage": {**self._sums.usage, "tools_ms": self._sums.tools_ms},
+        }
