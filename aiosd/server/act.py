@@ -1,15 +1,16 @@
 """llm.act: the model calls tools, is told what came of it, and goes on until it answers.
 
-Rule 1: a round is an llm.generate (generate.py) and the calls it asked for (the tool manager); there
-is nothing here but their order.
-Rule 2: each round is committed: the answer when it has ended, what tools brought when they have.  An
-act that ends early leaves the rounds before it, and never a call without a word of what became of it.
+Rule 1: a round is an llm.generate (generate.py) and the calls it asked for (the tool manager);
+there is nothing here but their order.
+Rule 2: each round is committed: the answer when it has ended, what tools brought when they have.
+An act that ends early leaves the rounds before it, and no call without a word of what became of it,
+unless the daemon was killed or the context is full.
 Rule 3: a call that can't be made, or is refused, is a result that the model reads, not an end.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ async def run(daemon: Daemon, call: Call) -> Result:
     """One llm.act, from its arrival to its reply."""
     p = call.params
     generate.check_model(daemon, p.get("model"))
+    generate.check_max_tokens(daemon, p)
     offer = offered(daemon, call)
     daemon.driver.admission.check(call.agent)
     if "context" in p:
@@ -150,21 +152,19 @@ class _Act:
 
     async def run(self) -> Result:
         began_ns = time.monotonic_ns()
+        pending: Sequence[Mapping[str, Any]] = ()
         while True:
             work, result = await self._generate()
-            calls = work.calls_in(result)
             assert result.ending is not None  # DONE comes from the engine, with an ending
-            finish = result.ending.finish
-            if finish == "stop" and calls:
+            finish, calls = str(result.ending.finish), work.calls_in(result)
+            if calls:  # whole ones, also of an answer that was cut
                 self._n_rounds += 1
                 pending = await self._carry_out(calls)
-                if not pending:
+                if not pending and self._left() > 0:
                     continue
-                finish = "tool_calls"
+                finish = "tool_calls" if pending else "length"
             elif finish == "stop" and self._n_rounds == self._call.params["max_rounds"]:
-                finish, pending = "rounds", []
-            else:
-                pending = []
+                finish = "rounds"
             self._sums.usage["total_ms"] = (time.monotonic_ns() - began_ns) // 10**6
             return self._reply(work, result, finish, pending)
 
@@ -186,25 +186,22 @@ class _Act:
         if result.outcome is not Outcome.DONE:
             raise call.ended or generate.error_of(self._job, result)
         if not work.is_kept:
-            entry = generate.entry_of(work, result)
-            self._context.add(entry, work.turn.tokens + result.tokens)
+            self._context.add(*generate.joined(work, result))
         self._n_output += len(result.tokens)
         self._sums.add(generate.usage_of(work, result))
         if "recalled" in work.params:
             self._recalled = {"recalled": work.params["recalled"]}
-        self._check_going_on()
         return work, result
 
     def _params(self) -> dict[str, Any]:
         """The round's, as llm.generate has them."""
         given = self._call.params
-        left = given.get("max_total_tokens", given["max_tokens"] + self._n_output) - self._n_output
         p = {
             **given,
             **_OF_ONE_ANSWER,
             "tools": list(self._offer.tools),
             "tool_choice": given["tool_choice"],
-            "max_tokens": max(1, min(given["max_tokens"], left)),
+            "max_tokens": min(given["max_tokens"], self._left()),
             "seed": self._seed,
         }
         if not self._offer.tools:
@@ -215,27 +212,39 @@ class _Act:
             p["tool_choice"] = "none" if self._n_rounds == given["max_rounds"] else "auto"
         return p
 
+    def _left(self) -> int:
+        """Tokens that it may still say."""
+        given = self._call.params
+        limit: int = given.get("max_total_tokens", self._n_output + given["max_tokens"])
+        return limit - self._n_output
+
     # ------------------------------------------------------------ calling
 
     async def _carry_out(self, calls: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Make the calls that are the daemon's to make; the others."""
         of_client = self._offer.of_client
+        theirs = [one for one in calls if one["name"] in of_client]
         made = [_Made(one, self._n_rounds) for one in calls if one["name"] not in of_client]
         self._made += made
         n_calls = self._call.params["max_calls"]
         for late in made[n_calls:]:
             late.content = f"not made: the limit is {n_calls} calls at once"
             self._tell(late)
-        await self._call.session.drained.wait()  # what they bring is to be read
         began_ns = time.monotonic_ns()
         try:
+            self._check_going_on()
+            await self._call.session.drained.wait()  # what they bring is to be read
             await self._call_all(made[:n_calls])
-        finally:  # also of an act that is cancelled now: no call without a word
+        except BaseException:
+            with contextlib.suppress(SyscallError):  # what ended the act is what is told
+                await self._append([*made, *(_Made(one, self._n_rounds) for one in theirs)])
+            raise
+        finally:
             self._sums.tools_ms += (time.monotonic_ns() - began_ns) // 10**6
-            if made:
-                await self._append(made)
+        if made:
+            await self._append(made)
         self._check_going_on()
-        return [one for one in calls if one["name"] in of_client]
+        return theirs
 
     async def _call_all(self, made: Sequence[_Made]) -> None:
         def ended(place: int, result: ToolResult | SyscallError, duration_ms: int) -> None:
@@ -287,7 +296,8 @@ class _Act:
     def _room(self, n_answers: int) -> int:
         """How many tokens each answer may have, so that there is room to go on."""
         room = self._d.model.info.slot_tokens - len(self._context.tokens)
-        room -= min(self._call.params["max_tokens"], room // 4) + 1
+        to_go_on: int = min(self._call.params["max_tokens"], room // 4)
+        room -= to_go_on + 1
         return max(LEAST_TOKENS, room // n_answers - MESSAGE_TOKENS)
 
     # ------------------------------------------------------------ telling
@@ -304,7 +314,7 @@ class _Act:
             self._call.emit({"tool_result": result})
 
     def _check_going_on(self) -> None:
-        """Raises why the act has to end; a cancel may have come while a write couldn't be undone."""
+        """Raises why the act has to end; a cancel may have come during a write."""
         if self._call.ended is not None:
             raise self._call.ended
 
@@ -319,7 +329,7 @@ class _Act:
             "tools_ms": self._sums.tools_ms,
             "tokens": self._n_output,
         }
-        kept = {key: last[key] for key in ("stop_string", "context") if key in last}
+        kept: Result = {key: last[key] for key in ("stop_string", "context") if key in last}
         return {
             "text": last["text"],
             "finish": finish,

@@ -32,12 +32,14 @@ from aiosd.engine.schema import SchemaError, to_grammar
 from aiosd.kernel.model import AgentId, JobId, Outcome, Priority
 from aiosd.server import recall, telemetry
 from aiosd.server.offers import Offer, check_choice
+from aiosd.server.prompts import MAX_CHARS_PER_TOKEN
 from aiosd.services import context as contexts
 from aiosd.services import saved_agents
 from aiosd.services.access import Target
 from aiosd.services.agents import Agent
 from aiosd.services.context import Context, Turn
 from aiosd.services.database import Transaction
+from aiosd.services.entries import Entry
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -52,9 +54,6 @@ _SAMPLING = (
     "presence_penalty",
     "frequency_penalty",
 )
-
-
-MAX_CHARS_PER_TOKEN = 64  # far more than text has; runs of blanks come near it
 
 
 def now_ms() -> int:
@@ -92,7 +91,8 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
     """One llm.generate, from its arrival to its reply."""
     p = call.params
     check_model(daemon, p.get("model"))
-    _check_params(daemon, p)
+    check_max_tokens(daemon, p)
+    check_choice(p)
     daemon.driver.admission.check(call.agent)
     if "context" in p:
         await daemon.access.admit(call, "write", target_of(daemon.contexts.get(p["context"])))
@@ -101,7 +101,7 @@ async def run(daemon: Daemon, call: Call) -> dict[str, Any]:
         return await daemon.detached.run(call, job)
     async with held_context(daemon, call.agent, p.get("context"), job) as context:
         work = await prepare(daemon, call.agent, p, context, job)
-        result = await _await_job(daemon, call, work)
+        result = await await_job(daemon, call, work)
         call.facts = telemetry.facts_of(result)
         await commit(daemon, work, result)
         if result.outcome is not Outcome.DONE:
@@ -188,11 +188,8 @@ async def commit(
     told.  also: more for the same write."""
     is_done = result.outcome is Outcome.DONE
     if work.is_kept and (is_done or work.params["keep_partial"]):
-        turn = work.turn
-        entry = contexts.entry_of(
-            work.context, turn, result.text, len(result.tokens), work.calls_in(result)
-        )
-        tokens, now = turn.tokens + result.tokens, now_ms()
+        entry, tokens = joined(work, result)
+        now = now_ms()
         n_used = result.cost.n_prompt + len(result.tokens)
 
         def more(transaction: Transaction) -> None:
@@ -205,6 +202,13 @@ async def commit(
     elif also is not None:
         with _saving(daemon, work, result):
             await daemon.database.write(also)
+
+
+def joined(work: Work, result: JobResult) -> tuple[Entry, array[int]]:
+    """What the turn adds to the log: what was given, and what the job said."""
+    calls = work.calls_in(result)
+    entry = contexts.entry_of(work.context, work.turn, result.text, len(result.tokens), calls)
+    return entry, work.turn.tokens + result.tokens
 
 
 @contextlib.contextmanager
@@ -235,7 +239,7 @@ async def prefetch(daemon: Daemon, call: Call, context: Context) -> int:
         )
         params = {"priority": "background", "stream": False}
         work = Work(call.agent, params, context, True, Turn(array("i")), spec)
-        result = await _await_job(daemon, call, work)
+        result = await await_job(daemon, call, work)
         if result.outcome is not Outcome.DONE:
             raise call.ended or error_of(job, result)
         return len(context.tokens) - 1
@@ -280,13 +284,13 @@ def check_fits(daemon: Daemon, context: Context, turn: Turn) -> None:
         )
 
 
-def _check_params(daemon: Daemon, p: dict[str, Any]) -> None:
+def check_max_tokens(daemon: Daemon, p: Mapping[str, Any]) -> None:
+    """InvalidParams if it asks for longer answers than the configuration allows."""
     limit = daemon.config.limits.max_tokens
     if p["max_tokens"] > limit:
         raise InvalidParams(
             f"max_tokens is {p['max_tokens']}, limit is {limit}", field="max_tokens", limit=limit
         )
-    check_choice(p)
 
 
 def _prepare(
@@ -311,7 +315,7 @@ def _prepare(
     return turn, grammar, daemon.offers.of(p)
 
 
-async def _await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
+async def await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
     """Submit the job and wait until nothing works on it any more."""
     await daemon.submitting.turn()
     if call.ended is not None:
@@ -405,7 +409,7 @@ def error_of(job: JobId, result: JobResult) -> SyscallError:
 
 def reply(work: Work, result: JobResult) -> dict[str, Any]:
     """The result of an llm.generate that ended well."""
-    spec, ending, cost = work.spec, result.ending, result.cost
+    spec, ending = work.spec, result.ending
     assert ending is not None  # DONE comes from the engine, with an ending
     calls = work.calls_in(result)
     return {
@@ -419,15 +423,21 @@ def reply(work: Work, result: JobResult) -> dict[str, Any]:
         **({"recalled": work.params["recalled"]} if "recalled" in work.params else {}),
         "job": spec.job,
         "seed": spec.sampling.seed,
-        "usage": {
-            "prompt_tokens": len(work.turn.tokens),
-            "cached_tokens": result.n_cached,
-            "output_tokens": len(result.tokens),
-            "queue_ms": cost.queue_ns // 10**6,
-            "waited_ms": cost.waited_ns // 10**6,
-            "ttft_ms": (cost.total_ns if cost.ttft_ns is None else cost.ttft_ns) // 10**6,
-            "total_ms": cost.total_ns // 10**6,
-            "slices": cost.slices,
-            "parks": cost.parks,
-        },
+        "usage": usage_of(work, result),
+    }
+
+
+def usage_of(work: Work, result: JobResult) -> dict[str, int]:
+    """What a job cost."""
+    cost = result.cost
+    return {
+        "prompt_tokens": len(work.turn.tokens),
+        "cached_tokens": result.n_cached,
+        "output_tokens": len(result.tokens),
+        "queue_ms": cost.queue_ns // 10**6,
+        "waited_ms": cost.waited_ns // 10**6,
+        "ttft_ms": (cost.total_ns if cost.ttft_ns is None else cost.ttft_ns) // 10**6,
+        "total_ms": cost.total_ns // 10**6,
+        "slices": cost.slices,
+        "parks": cost.parks,
     }

@@ -22,6 +22,9 @@ from aiosd.services import entries
 from aiosd.services.context import Context, Turn
 from aiosd.services.entries import Message
 
+MAX_CHARS_PER_TOKEN = 64  # far more than text has; runs of blanks come near it
+CUT_TOKENS = 16  # what is said about a cut takes
+
 
 class Prompter:
     """Makes turns for one model."""
@@ -171,6 +174,17 @@ class Prompter:
         log[turn] = entries.with_end(log[turn], part, len(rendered))
         context.log[turn] = log[turn]
         return entries.Place(turn, len(rendered))
+
+    def shortened(self, text: str, n_tokens: int) -> str:
+        """The text, or of a longer one the beginning of so many tokens and a word about the rest.
+
+        So much of it is tokenised as could be that many tokens, whatever it says.
+        """
+        tokens = self._model.tokenize(text[: MAX_CHARS_PER_TOKEN * n_tokens], special=False)
+        if len(tokens) <= n_tokens and len(text) <= MAX_CHARS_PER_TOKEN * n_tokens:
+            return text
+        kept = self.detokenize(tokens[: max(0, n_tokens - CUT_TOKENS)])
+        return f"{kept} [cut: it had {len(text)} characters]"
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of the tokens as shown to a person; bytes that aren't UTF-8 become U+FFFD."""

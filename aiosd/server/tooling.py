@@ -13,7 +13,7 @@ from aiosd.services.documents import Mode
 from aiosd.services.tools import along
 from aiosd.services.tools.local import LocalTools, places
 from aiosd.services.tools.manager import Admit
-from aiosd.services.tools.model import Tool, ToolResult
+from aiosd.services.tools.model import Progress, Tool, ToolResult
 from aiosd.tools_config import Tools
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def admission(daemon: Daemon, call: Call) -> Admit:
         await daemon.access.admit(call, "use", target_of(tool))
 
     return admit
+
+
+def tell_progress(to: Call, progress: Progress, **more: Any) -> None:
+    """A chunk; lost on a peer that doesn't read: the next report says more."""
+    if to.params["stream"] and not to.session.is_stalled:
+        total = {} if progress.total is None else {"total": progress.total}
+        message = {} if progress.message is None else {"message": progress.message}
+        to.emit({**more, "progress": progress.progress, **total, **message})
 
 
 class OwnTools:

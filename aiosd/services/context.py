@@ -53,6 +53,11 @@ class Context:
         """What the log says, as far as it came from messages (raw prompts leave none)."""
         return entries.messages(self.log)
 
+    def add(self, entry: Entry, tokens: array[int]) -> None:
+        """A turn joins the log, in memory."""
+        self.log.append(entry)
+        self.tokens.extend(tokens)
+
     @property
     def is_open(self) -> bool:
         """The log ends inside an assistant's turn, which the next message must close first."""
@@ -318,8 +323,7 @@ class ContextStore:
         self.n_bytes -= context.n_bytes
 
     def _grow(self, context: Context, entry: Entry, tokens: array[int], now_ms: int) -> None:
-        context.log.append(entry)
-        context.tokens.extend(tokens)
+        context.add(entry, tokens)
         context.used_ms = now_ms
         self._resize(context, context.n_bytes + saved_contexts.entry_bytes(entry))
 

@@ -217,6 +217,24 @@ def spoken(*parts: str, **fields: Any) -> Callable[[Call], dict[str, Any]]:
     return answer
 
 
+CALL = {"id": "j1.0", "name": "calculator", "arguments": {"expression": "6*7"}}
+BROUGHT = {"content": "42", "is_error": False, "duration_ms": 12}
+
+
+def acted(call: Call) -> dict[str, Any]:
+    """A script for llm.act: words, a call, what it brought, the answer."""
+    if call.params.get("stream"):
+        call.say("Let me see. ")
+        call.chunk(tool_calls=[CALL])
+        call.chunk(call="j1.0", progress=1, total=2, message="half")
+        call.chunk(tool_result={"id": "j1.0", "name": "calculator", **BROUGHT})
+        call.say("It is 42.")
+    return {
+        "text": "It is 42.", "finish": "stop", "rounds": 1, "calls": [{**CALL, **BROUGHT, "round": 1}],
+        "job": "j2", "seed": 7, "usage": {**USAGE, "tools_ms": 12},
+    }  # fmt: skip
+
+
 def context_info(context: str, **fields: Any) -> dict[str, Any]:
     info = {
         "context": context, "agent": "alice", "model": "smollm2", "n_tokens": 52, "n_messages": 2,
@@ -412,6 +430,7 @@ DEFAULTS: dict[str, Answer] = {
     "sys.journal": {"journal": b"\x1f\x8bsaved", "events": 3},
     "sys.policy": {"policy": "rr", "quantum_tokens": 16, "lanes": 4},
     "llm.generate": spoken("Hello", " there", "."),
+    "llm.act": acted,
     "llm.embed": {"embeddings": [bytes(8)], "n_dims": 2, "model": "minilm", "truncated": []},
     "llm.tokenize": {"tokens": [19556, 665]},
     "llm.detokenize": {"text": "Hello there"},

@@ -11,7 +11,7 @@ from typing import NotRequired, get_args, get_origin, get_type_hints
 import jsonschema
 import pytest
 
-from aios_sdk import results
+from aios_sdk import acting, results
 from aios_sdk.errors import ERRORS, InvalidParams
 from aios_sdk.signature import ABSENT
 from aios_sdk.syscalls import (
@@ -37,6 +37,7 @@ NAMES = [
     "sys.policy",
     "sys.backup",
     "llm.generate",
+    "llm.act",
     "llm.embed",
     "llm.tokenize",
     "llm.detokenize",
@@ -152,6 +153,7 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "sys.policy",
         "sys.backup",
         "llm.generate",
+        "llm.act",
         "model.add",
         "model.remove",
         "context.create",
@@ -199,6 +201,7 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
     assert streaming == [
         "sys.events",
         "llm.generate",
+        "llm.act",
         "job.attach",
         "agent.logs",
         "tool.call",
@@ -212,6 +215,7 @@ def test_every_call_takes_a_deadline_and_streaming_ones_a_tag() -> None:
 VALID: dict[str, dict[str, object]] = {
     "sys.hello": {"protocol": 1, "agent": "a"},
     "llm.generate": {"prompt": "x"},
+    "llm.act": {"context": "c"},
     "llm.embed": {"texts": ["x"]},
     "llm.tokenize": {"text": "x"},
     "llm.detokenize": {"tokens": [1]},
@@ -545,6 +549,13 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     taken = {p.name for p in TABLE["llm.generate"].params}
     assert set(results.GenerateOptions.__annotations__) == taken - {
         *("messages", "prompt", "tokens", "context", "stream")
+    }
+    acted = TABLE["llm.act"].result
+    assert set(acting.Acted.__slots__) == set(fields(acted)) | {"tools_ms"}
+    assert set(fields(item(acted, "usage"))) == {*results.Usage.__slots__, "tools_ms"}
+    taken = {p.name for p in TABLE["llm.act"].params}
+    assert set(acting.ActOptions.__annotations__) == taken - {
+        *("messages", "context", "tools", "client_tools", "stream")
     }
     taken = {p.name for p in TABLE["context.create"].params}
     assert set(results.ContextOptions.__annotations__) == taken - {"deadline_ms"}

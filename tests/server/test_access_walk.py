@@ -98,6 +98,7 @@ def also(params: Params, **more: Any) -> Params:
 # ada:/x is one's own ada's, and what a stranger of that name sees is itself.
 ON_THINGS: dict[str, tuple[Params, tuple[str, ...]]] = {
     "llm.generate": (also(context, prompt="x", max_tokens=1), WRITE),
+    "llm.act": (also(context, messages=[{"role": "user", "content": "x"}], max_tokens=1), WRITE),
     "context.append": (also(context, prompt="x"), WRITE),
     "context.info": (context, SHOWN),
     "context.read": (context, READ),

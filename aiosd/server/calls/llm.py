@@ -15,7 +15,7 @@ from aios_sdk.errors import (
 )
 from aios_sdk.syscalls import MAX_TOKENS_IN_CALL
 from aiosd import models
-from aiosd.server import generate
+from aiosd.server import act, generate
 from aiosd.server.calls.base import Result
 from aiosd.server.embedder import MAX_TEXTS_PER_UID, MAX_URGENT_TEXTS, no_embedder
 
@@ -31,6 +31,9 @@ class Llm:
 
     async def llm_generate(self, call: Call) -> Result:
         return await generate.run(self._d, call)
+
+    async def llm_act(self, call: Call) -> Result:
+        return await act.run(self._d, call)
 
     async def llm_tokenize(self, call: Call) -> Result:
         generate.check_model(self._d, call.params.get("model"))

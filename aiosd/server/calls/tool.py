@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aios_sdk.errors import SyscallError
 from aiosd.server import tooling
 from aiosd.server.calls.base import Result
 from aiosd.services.tools.manager import ToolCall
-from aiosd.services.tools.model import Progress, Tool, ToolResult
+from aiosd.services.tools.model import Tool, ToolResult
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -30,7 +30,7 @@ class ToolCalls:
             p["arguments"],
             call.agent,
             admit=tooling.admission(self._d, call),
-            on_progress=lambda progress: _tell(call, progress),
+            on_progress=lambda progress: tooling.tell_progress(call, progress),
         )
         return {**said(result), "duration_ms": (time.monotonic_ns() - began_ns) // 10**6}
 
@@ -41,7 +41,7 @@ class ToolCalls:
             [ToolCall(one["name"], one["arguments"]) for one in asked],
             call.agent,
             admit=tooling.admission(self._d, call),
-            on_progress=lambda i, progress: _tell(call, progress, call=ids[i]),
+            on_progress=lambda i, progress: tooling.tell_progress(call, progress, call=ids[i]),
         )
         return {
             "results": [
@@ -78,11 +78,3 @@ def _ended(result: ToolResult | SyscallError) -> Result:
     if isinstance(result, SyscallError):
         return {"error": result.to_wire()}
     return {"result": said(result)}
-
-
-def _tell(to: Call, progress: Progress, **more: Any) -> None:
-    """A chunk; lost on a peer that doesn't read: the next report says more."""
-    if to.params["stream"] and not to.session.is_stalled:
-        total = {} if progress.total is None else {"total": progress.total}
-        message = {} if progress.message is None else {"message": progress.message}
-        to.emit({**more, "progress": progress.progress, **total, **message})

@@ -41,6 +41,7 @@ LONG_CHECK: Final = 64 * 1024  # in_worker's size of work that may take long: on
 
 Admit = Callable[[Tool], Awaitable[None]]
 OnProgress = Callable[[Progress], None]
+OnEnd = Callable[[int, ToolResult | SyscallError, int], None]
 
 
 class Doorkeeper(Protocol):
@@ -234,8 +235,11 @@ class ToolManager:
         *,
         admit: Admit,
         on_progress: Callable[[int, Progress], None] = lambda _, __: None,
+        on_end: OnEnd = lambda _, __, ___: None,
     ) -> tuple[ToolResult | SyscallError, ...]:
         """Carry a list of calls out, each to its own result or error, in the list's order.
+
+        on_end is told of each when it has ended, with how many milliseconds it took.
 
         Calls of ordered tools run one after another; beside them, and each other, those of tools
         for which order doesn't matter.
@@ -245,6 +249,7 @@ class ToolManager:
 
         async def run(*places: int) -> None:
             for i in places:
+                began_ns = time.monotonic_ns()
                 try:
                     results[i] = await self.call(
                         calls[i].name,
@@ -255,6 +260,7 @@ class ToolManager:
                     )
                 except SyscallError as error:
                     results[i] = error
+                on_end(i, results[i], (time.monotonic_ns() - began_ns) // 10**6)
 
         def is_ordered(call: ToolCall) -> bool:
             return call.name not in known or known[call.name].is_ordered

@@ -19,6 +19,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aios_sdk.access import Access, AsyncAccess
+    from aios_sdk.acting import (
+        Acted,
+        ActOptions,
+        ActStream,
+        AsyncActStream,
+        CallProgress,
+        CallResult,
+        MadeCall,
+        Step,
+    )
     from aios_sdk.agent import Agent
     from aios_sdk.aio import AsyncClient, AsyncContext
     from aios_sdk.aioagent import AsyncAgent
@@ -103,9 +113,13 @@ __all__ = [
     "PROTOCOL_VERSION",
     "TABLE",
     "Access",
+    "ActOptions",
+    "ActStream",
+    "Acted",
     "Agent",
     "AiosError",
     "AsyncAccess",
+    "AsyncActStream",
     "AsyncAgent",
     "AsyncClient",
     "AsyncContext",
@@ -119,6 +133,8 @@ __all__ = [
     "AsyncTools",
     "BadTool",
     "Busy",
+    "CallProgress",
+    "CallResult",
     "Cancelled",
     "ChatMessage",
     "Client",
@@ -148,6 +164,7 @@ __all__ = [
     "Internal",
     "InvalidParams",
     "Ipc",
+    "MadeCall",
     "Mailbox",
     "Memory",
     "MemoryStats",
@@ -165,6 +182,7 @@ __all__ = [
     "RootUsage",
     "Snapshot",
     "SocketDenied",
+    "Step",
     "Storage",
     "Stream",
     "SyscallError",
@@ -187,6 +205,16 @@ __all__ = [
 ]
 
 _HOMES = {
+    "acting": (
+        "ActOptions",
+        "ActStream",
+        "Acted",
+        "AsyncActStream",
+        "CallProgress",
+        "CallResult",
+        "MadeCall",
+        "Step",
+    ),
     "access": ("Access", "AsyncAccess"),
     "agent": ("Agent",),
     "aio": ("AsyncClient", "AsyncContext"),

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Literal, Unpack, cast
 
 from aios_sdk.access import AsyncAccess
+from aios_sdk.acting import Acted, ActOptions, AsyncActStream, act_params
 from aios_sdk.aiolink import AsyncLink
 from aios_sdk.aiostorage import AsyncStorage
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
@@ -35,6 +36,7 @@ from aios_sdk.results import (
     Prefetched,
     Rewound,
     Snapshot,
+    ToolSpec,
     What,
     field,
     user_says,
@@ -135,6 +137,33 @@ class AsyncClient:
         """As generate(), but an async iterator of text; its result is the Generation."""
         params = what_params(what) | {"context": context} | dict(options)
         return AsyncTextStream(self.stream("llm.generate", **params))
+
+    async def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        context: str | None = None,
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """Let the model work with tools until it answers what the user says (a string).
+
+        tools: the daemon's by name ("*" for all), the caller's own as they are; when it calls one
+        of those the act ends with finish "tool_calls", and an act with their answers goes on.
+        """
+        params = act_params(what, tools, context, options)
+        return Acted.from_wire(await self.call("llm.act", **params))
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        context: str | None = None,
+        **options: Unpack[ActOptions],
+    ) -> AsyncActStream:
+        """As act(), but an iterator of its steps: words, calls, what they brought."""
+        return AsyncActStream(self.stream("llm.act", **act_params(what, tools, context, options)))
 
     async def attach(self, job: str, from_token: int = 0) -> Generation:
         """A detached job's generation, from one of its tokens on; waits for its end."""
@@ -301,6 +330,26 @@ class AsyncContext:
     def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> AsyncTextStream:
         """As ask(), but an async iterator of text."""
         return self.generate_stream(user_says(text), **options)
+
+    async def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """What the user says, and the model's work with tools until it answers."""
+        return await self._client.act(what, tools=tools, context=self.id, **options)
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        **options: Unpack[ActOptions],
+    ) -> AsyncActStream:
+        """As act(), but an iterator of its steps."""
+        return self._client.act_stream(what, tools=tools, context=self.id, **options)
 
     async def append(self, what: What) -> int:
         """Add without generating; the number of tokens that are now in the conversation."""

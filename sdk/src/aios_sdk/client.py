@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Literal, Unpack, cast
 
 from aios_sdk.access import Access
+from aios_sdk.acting import Acted, ActOptions, ActStream, act_params
 from aios_sdk.calls import OnWaiting, hello_params, may_repeat
 from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.ipc import Ipc
@@ -34,6 +35,7 @@ from aios_sdk.results import (
     Prefetched,
     Rewound,
     Snapshot,
+    ToolSpec,
     What,
     field,
     user_says,
@@ -145,6 +147,33 @@ class Client:
         """As generate(), but an iterator of text; its result is the Generation."""
         params = what_params(what) | {"context": context} | dict(options)
         return TextStream(self.stream("llm.generate", **params))
+
+    def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        context: str | None = None,
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """Let the model work with tools until it answers what the user says (a string).
+
+        tools: the daemon's by name ("*" for all), the caller's own as they are; when it calls one
+        of those the act ends with finish "tool_calls", and an act with their answers goes on.
+        """
+        params = act_params(what, tools, context, options)
+        return Acted.from_wire(self.call("llm.act", **params))
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        context: str | None = None,
+        **options: Unpack[ActOptions],
+    ) -> ActStream:
+        """As act(), but an iterator of its steps: words, calls, what they brought."""
+        return ActStream(self.stream("llm.act", **act_params(what, tools, context, options)))
 
     def attach(self, job: str, from_token: int = 0) -> Generation:
         """A detached job's generation, from one of its tokens on; waits for its end."""
@@ -307,6 +336,26 @@ class Context:
     def ask_stream(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """As ask(), but an iterator of text."""
         return self.generate_stream(user_says(text), **options)
+
+    def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """What the user says, and the model's work with tools until it answers."""
+        return self._client.act(what, tools=tools, context=self.id, **options)
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | ToolSpec] = (),
+        **options: Unpack[ActOptions],
+    ) -> ActStream:
+        """As act(), but an iterator of its steps."""
+        return self._client.act_stream(what, tools=tools, context=self.id, **options)
 
     def append(self, what: What) -> int:
         """Add without generating; the number of tokens that are now in the conversation."""

@@ -450,7 +450,7 @@ class Generation:
                     finish,
                     seed,
                     job,
-                    _usage(usage),
+                    usage_of(usage),
                     context if isinstance(context, str) else None,
                     stop if isinstance(stop, str) else None,
                     logprobs if isinstance(logprobs, list) else None,
@@ -460,7 +460,9 @@ class Generation:
         raise ProtocolError(f"the daemon gave {sorted(result)}, which is no generation")
 
 
-def _usage(usage: dict[str, object]) -> Usage:
+def usage_of(usage: dict[str, object]) -> Usage:
+    """What the daemon says that a call cost."""
+
     def count(name: str) -> int:
         value = usage.get(name, 0)
         return value if isinstance(value, int) else 0

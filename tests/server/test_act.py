@@ -1,0 +1,403 @@
+"""llm.act over the socket: rounds of calls until an answer, with all that can come between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios_sdk import AsyncClient, Client, wire
+from aios_sdk.acting import Step
+from aios_sdk.results import ToolSpec
+from aiosd.access_config import Access, ConfirmRule
+from aiosd.kernel.model import AgentId
+from aiosd.server.daemon import Daemon
+from aiosd.services.tools.model import Progress, Tool, ToolFailed, ToolResult
+from tests.server.harness import RawPeer, served
+from tests.server.scripted import ScriptedModel, calling
+
+ASKED = {"role": "user", "content": "What is 6 times 7?"}
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@dataclass
+class Probes:
+    """Tools that tests look into: double, broken, and slow, which waits until it is let go."""
+
+    name: str = "probes"
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    ended: list[str] = field(default_factory=list)
+    is_free: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def tools(self) -> Sequence[Tool]:
+        names = ("double", "broken", "slow", "long", "final")
+        return [
+            Tool(name, f"{name} a number", NUMBER, self.name, is_irreversible=name == "final")
+            for name in names
+        ]
+
+    async def call(
+        self,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        caller: AgentId,
+        on_progress: Callable[[Progress], None],
+    ) -> ToolResult:
+        self.begun.release()
+        on_progress(Progress(0.5, 1.0, caller.name))
+        try:
+            if tool.name == "broken":
+                raise ToolFailed("it fell apart")
+            if tool.name == "slow":
+                await self.is_free.wait()
+            if tool.name == "long":
+                return ToolResult("word " * 20_000)
+            return ToolResult(str(2 * arguments["n"]))
+        finally:
+            self.ended.append(tool.name)
+
+    async def close(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def acting(
+    tmp_path: Path, *answers: str, slot_tokens: int = 2048, **flags: Any
+) -> Iterator[tuple[Daemon, RawPeer, Probes]]:
+    model = ScriptedModel(answers, slot_tokens=slot_tokens)
+    probes = Probes()
+    with served(tmp_path, model, slot_tokens=slot_tokens, **flags) as daemon:
+        daemon.loop.call_soon_threadsafe(daemon.tools.add, probes)
+        with RawPeer(daemon.config.socket, "ada") as peer:
+            yield daemon, peer, probes
+
+
+def ok(response: Any) -> Any:
+    assert response.error is None, response.error
+    return response.result
+
+
+def act(peer: RawPeer, **params: Any) -> Any:
+    return ok(peer.ask("llm.act", **asked(params)))
+
+
+def asked(params: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [ASKED], "tools": ["*"], "max_tokens": 400, "seed": 1, **params}
+
+
+def streamed(peer: RawPeer, id_: int, until: str, **params: Any) -> list[Any]:
+    """Begins a call, and gives what comes up to the first chunk with that key."""
+    peer.send(wire.encode_request(id_, "llm.act", asked({"stream": True, **params})))
+    return chunks(peer, until)
+
+
+def chunks(peer: RawPeer, until: str = "") -> list[Any]:
+    found: list[Any] = []
+    while True:
+        message = peer.receive()
+        if isinstance(message, wire.Response):
+            return [*found, message]
+        assert isinstance(message, wire.Notification)
+        found.append(message.params)
+        if until in found[-1]:
+            return found
+
+
+def text_of(peer: RawPeer, context: str) -> list[tuple[str, str]]:
+    messages = ok(peer.ask("context.read", context=context))["messages"]
+    return [(m["role"], m["content"]) for m in messages if m["role"] != "system"]
+
+
+def new_context(peer: RawPeer) -> str:
+    return str(ok(peer.ask("context.create"))["context"])
+
+
+def test_it_calls_is_told_and_answers(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 21})), calling(("double", {"n": 4})), "It is 42.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        context = new_context(peer)
+        result = act(peer, context=context)
+        assert (result["text"], result["finish"], result["rounds"]) == ("It is 42.", "stop", 2)
+        made = [(c["name"], c["arguments"], c["content"], c["round"]) for c in result["calls"]]
+        assert made == [("double", {"n": 21}, "42", 1), ("double", {"n": 4}, "8", 2)]
+        assert len({c["id"] for c in result["calls"]}) == 2
+        assert result["context"] == context
+        said = [pair for pair in text_of(peer, context) if pair[0] != "user"]
+        assert said == [
+            ("assistant", ""),
+            ("tool", "42"),
+            ("assistant", ""),
+            ("tool", "8"),
+            ("assistant", "It is 42."),
+        ]
+        usage = result["usage"]
+        assert usage["output_tokens"] > 20
+        assert usage["prompt_tokens"] > usage["output_tokens"]
+        assert usage["tools_ms"] >= 0
+
+
+def test_without_a_context_it_is_the_same_and_nothing_is_left(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 21})), "It is 42.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        kept, lone = act(peer, context=new_context(peer)), act(peer)
+        assert lone["text"] == kept["text"] == "It is 42."
+        assert "context" not in lone
+        assert len(ok(peer.ask("context.list"))["contexts"]) == 1
+
+
+def test_every_step_is_streamed(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 21}), ("broken", {"n": 1})), "Done.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        *steps, response = streamed(peer, 7, "never")
+        result = ok(response)
+        assert {step["id"] for step in steps} == {7}
+        assert "".join(step.get("text", "") for step in steps) == result["text"] == "Done."
+        calls = [one for step in steps for one in step.get("tool_calls", ())]
+        assert [(c["name"], c["arguments"]) for c in calls] == [
+            ("double", {"n": 21}),
+            ("broken", {"n": 1}),
+        ]
+        brought = [step["tool_result"] for step in steps if "tool_result" in step]
+        assert [(b["name"], b["is_error"]) for b in brought] == [
+            ("double", False),
+            ("broken", True),
+        ]
+        assert [b["id"] for b in brought] == [c["id"] for c in calls]
+        assert "fell apart" in brought[1]["content"]
+        progress = [step for step in steps if "progress" in step]
+        assert [(p["call"], p["message"]) for p in progress] == [(c["id"], "ada") for c in calls]
+        assert {step["job"] for step in steps if "job" in step} != {result["job"]}
+
+
+def test_what_a_tool_cant_do_is_told_to_the_model_and_it_goes_on(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("tool",), acts=("use",), irreversible=True)
+    answers = (calling(("broken", {"n": 1})), calling(("final", {"n": 1})), "Sorry.")
+    with acting(tmp_path, *answers, access=Access(confirm=(rule,))) as (daemon, peer, probes):
+        found = streamed(peer, 1, "request")
+        with RawPeer(daemon.config.socket, "aiosctl") as person:
+            ok(person.ask("access.deny", request=found[-1]["request"]))
+        *_, response = chunks(peer)
+        result = ok(response)
+        assert (result["text"], result["finish"]) == ("Sorry.", "stop")
+        first, second = result["calls"]
+        assert first["content"].startswith("tool_failed: broken: it fell apart")
+        assert second["content"].startswith("denied: nobody approved")
+        assert [first["is_error"], second["is_error"]] == [True, True]
+        assert probes.ended == ["broken"]
+
+
+def test_an_approved_call_is_made(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("tool",), acts=("use",), irreversible=True)
+    answers = (calling(("final", {"n": 4})), "Done.")
+    with acting(tmp_path, *answers, access=Access(confirm=(rule,))) as (daemon, peer, _):
+        found = streamed(peer, 1, "request")
+        with RawPeer(daemon.config.socket, "aiosctl") as person:
+            ok(person.ask("access.approve", request=found[-1]["request"]))
+        *_, response = chunks(peer)
+        assert [c["content"] for c in ok(response)["calls"]] == ["8"]
+
+
+def test_after_so_many_rounds_it_has_to_answer(tmp_path: Path) -> None:
+    answers = [calling(("double", {"n": n})) for n in range(5)]
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        result = act(peer, max_rounds=2)
+        assert result["finish"] in ("rounds", "length")
+        assert (result["rounds"], len(result["calls"])) == (2, 2)
+        first = act(peer, max_rounds=1, tool_choice="double")
+        assert (first["rounds"], first["calls"][0]["content"]) == (1, "0")
+
+
+def test_calls_beyond_the_limit_of_a_round_are_told_so(tmp_path: Path) -> None:
+    answers = (calling(*(("double", {"n": n}) for n in range(3))), "Done.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        result = act(peer, max_calls=2)
+        contents = [c["content"] for c in result["calls"]]
+        assert contents == ["0", "2", "not made: the limit is 2 calls at once"]
+
+
+def test_all_tokens_together_have_a_limit(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 1})), "word " * 200)
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        first = act(peer, max_rounds=1)["usage"]["output_tokens"]
+        result = act(peer, max_total_tokens=60)
+        assert (result["finish"], result["usage"]["output_tokens"]) == ("length", 60)
+        assert first > 60
+
+
+def test_a_long_answer_of_a_tool_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
+    answers = (calling(("long", {"n": 1})), "Done.")
+    with acting(tmp_path, *answers, slot_tokens=1024) as (_, peer, _probes):
+        context = new_context(peer)
+        result = act(peer, context=context, tools=["long"])
+        assert result["text"] == "Done."
+        assert len(result["calls"][0]["content"]) == 4096
+        [told] = [text for role, text in text_of(peer, context) if role == "tool"]
+        assert told.endswith("[cut: it had 100000 characters]")
+        assert ok(peer.ask("context.info", context=context))["n_tokens"] < 1024
+
+
+def test_calls_of_the_clients_tools_end_the_act_and_another_goes_on(tmp_path: Path) -> None:
+    own = {"name": "ask_user", "description": "Ask the user.", "parameters": NUMBER}
+    answers = (calling(("double", {"n": 1}), ("ask_user", {"n": 2})), "They said yes.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        context = new_context(peer)
+        first = act(peer, context=context, client_tools=[own])
+        assert first["finish"] == "tool_calls"
+        [pending] = first["tool_calls"]
+        assert (pending["name"], pending["arguments"]) == ("ask_user", {"n": 2})
+        assert [c["name"] for c in first["calls"]] == ["double"]
+        told = {"role": "tool", "tool_call_id": pending["id"], "name": "ask_user", "content": "yes"}
+        second = act(peer, context=context, client_tools=[own], messages=[told])
+        assert (second["text"], second["finish"], second["rounds"]) == ("They said yes.", "stop", 0)
+        roles = [role for role, _ in text_of(peer, context)]
+        assert roles[-4:] == ["assistant", "tool", "tool", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "says"),
+    [
+        ({"tools": ["nosuch"]}, "not_found", "no tool 'nosuch'"),
+        ({"client_tools": [{"name": "x"}]}, "invalid_params", "client_tools needs a context"),
+        ({"tool_choice": "nosuch"}, "invalid_params", "tool_choice"),
+        ({"max_tokens": 100_000}, "invalid_params", "max_tokens is 100000"),
+        ({"context": "cnone"}, "not_found", "no context 'cnone'"),
+    ],
+)
+def test_what_cant_be_done_is_said_before_anything_happens(
+    tmp_path: Path, params: dict[str, Any], code: str, says: str
+) -> None:
+    with acting(tmp_path) as (_, peer, _probes):
+        error: Any = peer.ask("llm.act", **asked(params)).error
+        assert error["code"] == code
+        assert says in error["message"]
+
+
+def test_a_cancel_while_a_tool_runs_ends_it_and_leaves_a_whole_context(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 1}), ("slow", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers) as (_, peer, probes):
+        context = new_context(peer)
+        streamed(peer, 1, "tool_result", context=context)
+        assert probes.begun.acquire(timeout=20)
+        assert probes.begun.acquire(timeout=20)
+        peer.send(wire.encode_notification("cancel", {"id": 1}))
+        *_, response = chunks(peer)
+        assert response.error["code"] == "cancelled"
+        assert probes.ended == ["double", "slow"]
+        assert text_of(peer, context)[-3:] == [
+            ("assistant", ""),
+            ("tool", "2"),
+            ("tool", "cancelled: the act ended before this call did"),
+        ]
+        assert not ok(peer.ask("context.info", context=context))["busy"]
+
+
+def test_a_cancel_while_the_model_speaks_leaves_the_rounds_before(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 1})), "word " * 400)
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        context = new_context(peer)
+        streamed(peer, 1, "tool_result", context=context, max_tokens=1000)
+        while not chunks(peer, "text")[-1].get("text"):
+            pass
+        peer.send(wire.encode_notification("cancel", {"id": 1}))
+        *_, response = chunks(peer)
+        assert response.error["code"] == "cancelled"
+        assert text_of(peer, context)[-2:] == [("assistant", ""), ("tool", "2")]
+
+
+def test_a_cancel_while_a_person_is_asked_makes_no_call(tmp_path: Path) -> None:
+    rule = ConfirmRule(kinds=("tool",), acts=("use",), irreversible=True)
+    answers = (calling(("final", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers, access=Access(confirm=(rule,))) as (daemon, peer, probes):
+        streamed(peer, 1, "request")
+        peer.send(wire.encode_notification("cancel", {"id": 1}))
+        *_, response = chunks(peer)
+        assert response.error["code"] == "cancelled"
+        assert probes.ended == []
+        with RawPeer(daemon.config.socket, "aiosctl") as person:
+            assert ok(person.ask("access.pending"))["requests"] == []
+
+
+def test_a_deadline_ends_it(tmp_path: Path) -> None:
+    answers = (calling(("slow", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        late: Any = peer.ask("llm.act", **asked({"deadline_ms": 300})).error
+        assert late["code"] == "deadline_exceeded"
+
+
+def test_a_dead_client_ends_it_as_a_cancel_does(tmp_path: Path) -> None:
+    answers = (calling(("slow", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers) as (daemon, peer, probes):
+        with RawPeer(daemon.config.socket, "ada") as dead:
+            context = new_context(dead)
+            streamed(dead, 1, "tool_calls", context=context)
+            assert probes.begun.acquire(timeout=20)
+        while ok(peer.ask("context.info", context=context))["busy"]:
+            pass
+        assert probes.ended == ["slow"]
+        assert text_of(peer, context)[-1][0] == "tool"
+
+
+def test_the_end_of_the_daemon_ends_it_and_the_context_says_so(tmp_path: Path) -> None:
+    answers = (calling(("slow", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers) as (daemon, peer, probes):
+        context = new_context(peer)
+        streamed(peer, 1, "tool_calls", context=context)
+        assert probes.begun.acquire(timeout=20)
+        daemon.loop.call_soon_threadsafe(daemon.stop)
+        *_, response = chunks(peer)
+        assert response.error["code"] == "unavailable"
+    with acting(tmp_path) as (_, peer, _probes):
+        assert text_of(peer, context)[-1][1].startswith("cancelled")
+
+
+def test_whole_calls_of_an_answer_that_was_cut_are_made(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 21}), ("double", {"n": 4})), "It is 42.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        result = act(peer, context=new_context(peer), max_tokens=60)
+        assert [c["content"] for c in result["calls"]] == ["42"]
+        assert (result["text"], result["finish"]) == ("It is 42.", "stop")
+
+
+def test_without_the_right_to_tools_it_is_denied(tmp_path: Path) -> None:
+    access = Access(rights=("llm", "context"), admins=())
+    with acting(tmp_path, "Hello.", access=access) as (_, peer, _probes):
+        error: Any = peer.ask("llm.act", **asked({})).error
+        assert (error["code"], error["data"]) == ("denied", {"right": "tool"})
+        assert act(peer, tools=[])["text"] == "Hello."
+
+
+def test_the_clients_give_it_step_by_step(tmp_path: Path) -> None:
+    own: ToolSpec = {"name": "ask_user", "description": "Ask.", "parameters": NUMBER}
+    answers = (calling(("double", {"n": 1})), calling(("ask_user", {"n": 2})), "Yes.")
+
+    async def awaited(socket: str) -> list[Step]:
+        async with AsyncClient(socket, agent="ada") as client:
+            context = await client.context()
+            tools = ["double", own]
+            async with context.act_stream("Ask them.", tools=tools, max_tokens=400) as stream:
+                found = [step async for step in stream]
+                assert (await stream.result()).finish == "tool_calls"
+            return found
+
+    with acting(tmp_path, *answers) as (daemon, _peer, _probes):
+        with Client(daemon.config.socket, agent="ada") as client:
+            context = client.context()
+            with context.act_stream("Ask them.", tools=["double", own], max_tokens=400) as stream:
+                steps = list(stream)
+                first = stream.result
+            kinds = [type(step).__name__ for step in steps]
+            assert kinds == ["ToolCall", "CallProgress", "CallResult", "ToolCall"]
+            assert first.calls[0].content == "2"
+            told = [call.answer("yes") for call in first.tool_calls]
+            second = context.act(told, tools=["double", own], max_tokens=400)
+            assert (str(second), second.finish, second.rounds) == ("Yes.", "stop", 0)
+            assert second.usage.output_tokens > 0
+        assert [type(step) for step in asyncio.run(awaited(daemon.config.socket))] == [
+            type(step) for step in steps
+        ]
