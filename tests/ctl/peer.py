@@ -230,7 +230,8 @@ def acted(call: Call) -> dict[str, Any]:
         call.chunk(tool_result={"id": "j1.0", "name": "calculator", **BROUGHT})
         call.say("It is 42.")
     return {
-        "text": "It is 42.", "finish": "stop", "rounds": 1, "calls": [{**CALL, **BROUGHT, "round": 1}],
+        "text": "It is 42.", "finish": "stop", "rounds": 1,
+        "calls": [{**CALL, **BROUGHT, "round": 1}],
         "job": "j2", "seed": 7, "usage": {**USAGE, "tools_ms": 12},
     }  # fmt: skip
 

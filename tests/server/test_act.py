@@ -23,7 +23,7 @@ from tests.server.harness import RawPeer, served
 from tests.server.scripted import ScriptedModel, calling
 
 ASKED = {"role": "user", "content": "What is 6 times 7?"}
-NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+NUMBER: dict[str, object] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
 @dataclass
@@ -379,8 +379,8 @@ def test_the_clients_give_it_step_by_step(tmp_path: Path) -> None:
     async def awaited(socket: str) -> list[Step]:
         async with AsyncClient(socket, agent="ada") as client:
             context = await client.context()
-            tools = ["double", own]
-            async with context.act_stream("Ask them.", tools=tools, max_tokens=400) as stream:
+            begun = context.act_stream("Ask them.", tools=["double", own], max_tokens=400)
+            async with begun as stream:
                 found = [step async for step in stream]
                 assert (await stream.result()).finish == "tool_calls"
             return found
