@@ -44,7 +44,7 @@ ENTRIES = {
     "ipc": Entry("aiosctl.ipc", "ipc", "Send, receive and count agents' messages.", MANAGE),
     "fs": Entry("aiosctl.fs", "fs", "Store, read and share agents' files.", MANAGE),
     "model": Entry("aiosctl.model", "model", "List, add and remove models.", MANAGE),
-    "tool": Entry("aiosctl.tool", "tool", "List and call tools.", MANAGE),
+    "tool": Entry("aiosctl.tool", "tool", "List and call tools, load MCP servers.", MANAGE),
     "policy": Entry("aiosctl.policy", "policy", "Show or set how jobs share the model.", MANAGE),
     "backup": Entry("aiosctl.backup", "backup", "Copy all that the daemon keeps.", MANAGE),
     "describe": Entry("aiosctl.describe", "describe", "The syscalls and their parameters.", OTHER),

@@ -10,6 +10,7 @@ import click
 from aiosctl import complete, render, tool_call, units
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Group
+from aiosctl.tool_servers import load, servers, unload
 
 COLUMNS = (
     render.Column("TOOL", "name"),
@@ -28,10 +29,15 @@ COLUMNS = (
         ("what there is", "aiosctl tool ls"),
         ("call one", "aiosctl tool call calculator expression='6 * 7'"),
         ("what one takes", "aiosctl tool show calculator"),
+        ("an MCP server's", "aiosctl tool load wiki --url http://127.0.0.1:8080/mcp"),
     ),
 )
 def tool() -> None:
-    """List and call tools."""
+    """List and call tools; load and watch the MCP servers that bring some."""
+
+
+for _command in (load, unload, servers):
+    tool.add_command(_command)
 
 
 @tool.command("ls")

@@ -17,6 +17,8 @@ from typing import Any
 from aios_sdk.paths import default_socket
 from aiosd.access_config import Access
 from aiosd.mailbox_config import MailboxConfig
+from aiosd.mcp_config import SERVER_NAME, McpConfig
+from aiosd.mcp_config import complete as _complete_server
 from aiosd.metrics_config import Metrics
 from aiosd.settings import GIB, KIB, MIB, Bounds, ConfigError, checked, keys, parse_bytes, toml
 from aiosd.settings import key as _key
@@ -381,6 +383,14 @@ class Config:
     spawn: SpawnConfig = field(default_factory=SpawnConfig)
     tools: Tools = field(default_factory=Tools)
     ipc: MailboxConfig = field(default_factory=MailboxConfig)
+    mcp: Mapping[str, McpConfig] = _key(
+        {},
+        "MCP servers; their tools are called NAME.tool. On a reload those whose table has changed "
+        "are started anew.",
+        table=McpConfig,
+        name_pattern=SERVER_NAME,
+        reloads=True,
+    )
 
     @property
     def n_lanes(self) -> int:
@@ -425,6 +435,8 @@ def load(file: str | None, flags: Mapping[str, Any]) -> Config:
     values.update(checked(Config, {k: v for k, v in flags.items() if v is not None}, "--"))
     config = Config(**tables, **values)
     config.metrics.address()  # ConfigError if it may not be
+    for name, server in config.mcp.items():
+        _complete_server(server, f"{where}mcp.{name}.")
     if config.lanes > config.slots:
         raise ConfigError(f"lanes is {config.lanes}, limit is the number of slots, {config.slots}")
     return dataclasses.replace(

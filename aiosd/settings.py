@@ -37,7 +37,7 @@ class Bounds:
     reloads: bool = False  # SIGHUP puts a new value into force; the others need a restart
     pattern: str = ""  # what a text, and each of several, must look like
     table: type[Any] | None = None  # several tables of this kind: listed, or each with a name
-    name_pattern: str = ""  # what such a name must look like; "": they have none
+    name_pattern: str = ""  # what such a name, or one of a Mapping[str, str], must look like
 
 
 def key(default: Any, summary: str, **bounds: Any) -> Any:
@@ -53,6 +53,11 @@ def keys(of: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], Bounds]]:
     return {
         f.name: (f, f.metadata["bounds"]) for f in dataclasses.fields(of) if "bounds" in f.metadata
     }
+
+
+def default_of(of: dataclasses.Field[Any]) -> Any:
+    """What a key holds where nobody has set it."""
+    return {} if of.default is dataclasses.MISSING else of.default
 
 
 _SUFFIXES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1024**4}
@@ -91,6 +96,8 @@ def _check(name: str, value: Any, type_name: Any, bounds: Bounds) -> Any:
         if not isinstance(value, list) or len(value) > MAX_NAMED:
             raise ConfigError(f"{name} is {value!r}, expected a list of texts")
         return tuple(_check(f"{name}[{i}]", one, "str", bounds) for i, one in enumerate(value))
+    if type_name == "Mapping[str, str]":
+        return _check_pairs(name, value, bounds)
     if bounds.is_bytes and isinstance(value, str):
         value = parse_bytes(value)
     if type_name == "bool":
@@ -114,6 +121,16 @@ def _check(name: str, value: Any, type_name: Any, bounds: Bounds) -> Any:
     if bounds.pattern and not re.fullmatch(bounds.pattern, value):
         raise ConfigError(f"{name} is {value!r}, expected a text like {bounds.pattern}")
     return value
+
+
+def _check_pairs(name: str, value: Any, bounds: Bounds) -> dict[str, str]:
+    """Texts with names."""
+    if not isinstance(value, dict) or len(value) > MAX_NAMED:
+        raise ConfigError(f"{name} is {value!r}, expected texts with names")
+    for part in value:
+        if not re.fullmatch(bounds.name_pattern, part):
+            raise ConfigError(f"{name}: the name {part!r} isn't like {bounds.name_pattern}")
+    return {part: _check(f"{name}.{part}", text, "str", bounds) for part, text in value.items()}
 
 
 def _check_tables(name: str, value: Any, bounds: Bounds) -> Any:
@@ -173,11 +190,11 @@ def reference(title: str, of: type[Any], summary: str = "", *, reloads: bool = F
     inner: list[str] = []
     for name, (f, b) in keys(of).items():
         if b.table is not None:
-            outer = f"{title.strip('# []')}.{name}"
+            outer = f"{title.strip('# []')}.{name}" if "[" in title else name
             heading = f"### [{outer}.NAME]" if b.name_pattern else f"### [[{outer}]]"
             inner += ["", *reference(heading, b.table, b.summary, reloads=b.reloads)]
             continue
-        default = b.default_text or toml(f.default, name)
+        default = b.default_text or toml(default_of(f), name)
         reload = "live" if b.reloads or reloads else "restart"
         out.append(f"| `{name}` | `{default}` | {_allowed(f, b)} | {reload} | {b.summary} |")
     return [*out, *inner]
@@ -193,4 +210,6 @@ def _allowed(f: dataclasses.Field[Any], b: Bounds) -> str:
         return "`true`, `false`"
     if f.type == "tuple[str, ...]":
         return "several texts"
+    if f.type == "Mapping[str, str]":
+        return "texts with names"
     return "a path" if b.is_path else "text"

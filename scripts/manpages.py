@@ -22,7 +22,7 @@ from aiosctl.__main__ import ENTRIES, aiosctl
 from aiosctl.failures import Exit
 from aiosd import __main__ as daemon
 from aiosd import __version__, config
-from aiosd.settings import Bounds, keys, toml
+from aiosd.settings import Bounds, default_of, keys, toml
 
 EXITS = {
     Exit.DONE: "Done.",
@@ -238,7 +238,7 @@ def settings(of: type[Any], *, reloads: bool = False) -> Iterator[str]:
     inner: list[str] = []
 
     def about(field: dataclasses.Field[Any], bounds: Bounds) -> str:
-        facts = [f"default {bounds.default_text or toml(field.default, field.name)}"]
+        facts = [f"default {bounds.default_text or toml(default_of(field), field.name)}"]
         if bounds.choices:
             several = "several" if isinstance(field.default, tuple) else "one"
             facts.append(f"{several} of {', '.join(bounds.choices)}")

@@ -70,6 +70,7 @@ from aiosd.services.storage.index import Index
 from aiosd.services.storage.rows import Limits as StorageLimits
 from aiosd.services.storage.store import Storage
 from aiosd.services.tools.manager import ToolManager
+from aiosd.services.tools.mcp_servers import McpServers
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -199,6 +200,12 @@ class Daemon:
         )
         self.own_tools = OwnTools(self)
         self.processes = Processes(self)
+        self.mcp = McpServers(
+            self.tools,
+            self.tasks.create_task,
+            self.in_worker,
+            hidden=(config.state_dir, config.socket),
+        )
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)
@@ -257,6 +264,7 @@ class Daemon:
                 await self.own_tools.load()
                 sparing = self.tasks.create_task(self.own_tools.keep_spares())
                 await self.processes.resume()
+                await self.mcp.configure(self.config.mcp)
                 servers = [await self._listen(endpoint) for endpoint in self.endpoints]
                 log.info(
                     "ready",
@@ -284,6 +292,7 @@ class Daemon:
                 sparing.cancel()
                 await self.processes.close()
                 await self._drain()
+                await self.mcp.close()
                 await self.tools.close()
                 mailing.cancel()
                 await self.storage.close()

@@ -69,6 +69,7 @@ async def reload(daemon: Daemon, load: Callable[[], Config]) -> None:
         return
     apply(daemon, change)
     await daemon.own_tools.load()
+    await daemon.mcp.configure(change.config.mcp)
     daemon.telemetry.daemon_changed(
         "reloaded",
         is_warning=bool(change.needs_restart),

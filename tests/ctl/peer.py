@@ -295,6 +295,11 @@ TRACE: dict[str, Any] = {
     "otherData": {"began_us": 1_000_000, "ended_us": 2_000_000, "n_slots": 2, "n_dropped": 0},
 }  # fmt: skip
 
+SERVER = {
+    "name": "time", "state": "running", "over": "stdio", "is_loaded": True, "pid": 4242, "tools": 2,
+    "restarts": 1, "last_error": "it ended the connection (exit code 7)",
+    "left_out": ["'a b': its name is not like it"],
+}  # fmt: skip
 METRICS = """# HELP aiosd_connections Open connections.
 # TYPE aiosd_connections gauge
 aiosd_connections 3.0
@@ -566,6 +571,13 @@ DEFAULTS: dict[str, Answer] = {
             {"id": str(i), "name": one["name"], "result": TOOL_RESULT}
             for i, one in enumerate(call.params["calls"])
         ]
+    },
+    "tool.load": lambda call: {
+        "name": call.params["name"], "tools": [call.params["name"] + ".now"], "left_out": [],
+    },
+    "tool.unload": {},
+    "tool.servers": lambda call: {
+        "servers": [SERVER | ({"log": ["it began"]} if call.params["logs"] else {})]
     },
     "access.check": {"allowed": True, "reason": "allowed: own", "asks": False},
     "access.request": {"request": "q1", "state": "pending"},

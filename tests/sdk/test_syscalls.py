@@ -100,6 +100,9 @@ NAMES = [
     "tool.list",
     "tool.call",
     "tool.call_all",
+    "tool.load",
+    "tool.unload",
+    "tool.servers",
     "access.check",
     "access.request",
     "access.pending",
@@ -136,7 +139,7 @@ def test_rights_follow_the_family() -> None:
         "storage": {"storage"},
         "ipc": {"ipc"},
         "agent": {None, "spawn"},
-        "tool": {"tool"},
+        "tool": {"tool", "admin"},
         "access": {None},
     }
     assert [call.name for call in TABLE.values() if call.right == "admin"] == [
@@ -144,6 +147,9 @@ def test_rights_follow_the_family() -> None:
         "sys.backup",
         "model.add",
         "model.remove",
+        "tool.load",
+        "tool.unload",
+        "tool.servers",
     ]
 
 
@@ -183,6 +189,8 @@ def test_only_calls_that_change_nothing_are_repeated() -> None:
         "agent.signal",
         "tool.call",
         "tool.call_all",
+        "tool.load",
+        "tool.unload",
         "access.request",
         "access.approve",
         "access.deny",
@@ -258,6 +266,8 @@ VALID: dict[str, dict[str, object]] = {
     "agent.kill": {"agent": "a"},
     "tool.call": {"name": "clock"},
     "tool.call_all": {"calls": [{"name": "clock", "arguments": {}}]},
+    "tool.load": {"name": "time"},
+    "tool.unload": {"name": "time"},
     "access.check": {"action": "read"},
     "access.request": {"right": "tool", "reason": "x"},
     "access.approve": {"request": "q"},

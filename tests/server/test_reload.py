@@ -30,7 +30,7 @@ def test_a_change_is_split_into_what_applies_and_what_needs_a_restart() -> None:
 
 def test_what_the_model_was_loaded_with_needs_a_restart() -> None:
     live = {key for key, (_, bounds) in config.keys(Config).items() if bounds.reloads}
-    assert live == {"policy", "quantum", "lanes", "log_level"}
+    assert live == {"policy", "quantum", "lanes", "log_level", "mcp"}
     assert not Bounds("a new key says nothing of itself").reloads
 
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from aios_sdk.errors import SyscallError
+from aios_sdk.errors import InvalidParams, NotFound, SyscallError
+from aios_sdk.errors import ToolFailed as Failed
+from aios_sdk.syscalls import MCP_SERVER
+from aiosd.mcp_config import parse
 from aiosd.server import tooling
 from aiosd.server.calls.base import Result
+from aiosd.services.access import Target
 from aiosd.services.tools.manager import ToolCall
 from aiosd.services.tools.model import Tool, ToolResult
+from aiosd.services.tools.mcp_server import McpServer
+from aiosd.services.tools.model import Progress, Tool, ToolFailed, ToolResult
+from aiosd.settings import ConfigError
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
@@ -50,6 +57,34 @@ class ToolCalls:
             ]
         }
 
+    async def tool_load(self, call: Call) -> Result:
+        p = call.params
+        name, keys = p["name"], [param.name for param in MCP_SERVER]
+        try:
+            config = parse({key: p[key] for key in keys if key in p}, "")
+        except ConfigError as error:
+            raise InvalidParams(str(error)) from None
+        await self._d.access.admit(call, "admin", Target("tool", None, name))
+        try:
+            server = await self._d.mcp.load(name, config)
+        except ToolFailed as error:
+            raise Failed(str(error), name=name) from None
+        tools = [tool.name for tool in server.tools()]
+        return {"name": name, "tools": tools, "left_out": list(server.left_out)}
+
+    async def tool_unload(self, call: Call) -> Result:
+        name = call.params["name"]
+        await self._d.access.admit(call, "admin", Target("tool", None, name))
+        await self._d.mcp.unload(name)
+        return {}
+
+    def tool_servers(self, call: Call) -> Result:
+        name, logs = call.params.get("name"), call.params["logs"]
+        servers = [s for s in self._d.mcp.all() if name in (None, s.name)]
+        if name is not None and not servers:
+            raise NotFound(f"no MCP server {name!r}", name=name)
+        return {"servers": [_server(server, logs=logs) for server in servers]}
+
     def _describe(self, tool: Tool) -> Result:
         usual_s = self._d.tools.usual_s(tool.name)
         return {
@@ -65,6 +100,21 @@ class ToolCalls:
             "waiting": self._d.tools.n_waiting(tool.name),
             **({} if usual_s is None else {"usual_ms": round(usual_s * 1000)}),
         }
+
+
+def _server(server: McpServer, *, logs: bool) -> Result:
+    return {
+        "name": server.name,
+        "state": server.state.value,
+        "over": "stdio" if server.config.command else "http",
+        "is_loaded": server.is_loaded,
+        **({} if server.pid is None else {"pid": server.pid}),
+        "tools": len(server.tools()),
+        "restarts": server.n_restarts,
+        **({"last_error": server.last_error} if server.last_error else {}),
+        "left_out": list(server.left_out),
+        **({"log": server.log.lines()} if logs else {}),
+    }
 
 
 def said(result: ToolResult) -> Result:

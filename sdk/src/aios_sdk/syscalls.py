@@ -402,6 +402,38 @@ TOOL_RESULT: dict[str, Type] = {
     "is_error": Bool(),
     "cut_": Bool(),
 }
+SERVER_NAME = Str(max_chars=32, pattern=r"[A-Za-z0-9_][A-Za-z0-9_-]{0,31}")
+SERVER_TEXTS = List(Str(max_chars=4096), max_items=256)
+MCP_SERVER = (
+    Param("command", Str(max_chars=4096, min_chars=1), "the program, spoken with over its pipes"),
+    Param("args", SERVER_TEXTS, "its arguments"),
+    Param("env", AnyMap(), "its environment: texts by name"),
+    Param("cwd", PATH, "its working directory; absent: a private one"),
+    Param("url", Str(max_chars=2048, min_chars=1), "in place of a command: over streamable HTTP"),
+    Param("headers", AnyMap(), "sent to the url: texts by name"),
+    Param("read", SERVER_TEXTS, "paths that it may read, beside the system's"),
+    Param("write", SERVER_TEXTS, "paths that it may read and change"),
+    Param("network", Bool(), "whether it may use the network; absent: no"),
+    Param("memory", COUNT, "bytes of memory for its processes; 0: not bounded"),
+    Param("processes", COUNT, "its processes and threads; 0: not bounded"),
+    Param("irreversible", SERVER_TEXTS, "tools that can't be undone: names or patterns"),
+    Param("max_parallel", COUNT, "calls of one of its tools at once"),
+    Param("timeout_s", COUNT, "the longest that a call may take"),
+    Param("start_s", COUNT, "the longest that it may take to start"),
+)
+"""As in the [mcp.NAME] tables of the configuration, which knows their defaults and bounds."""
+SERVER_INFO = _result(
+    name=SERVER_NAME,
+    state=Str(choices=("starting", "running", "restarting", "failed", "stopped")),
+    over=Str(choices=("stdio", "http")),
+    is_loaded=Bool(),
+    pid_=COUNT,
+    tools=COUNT,
+    restarts=COUNT,
+    last_error_=TEXT,
+    left_out=_many(TEXT),
+    log_=_many(TEXT),
+)
 ERROR = _result(code=TEXT, message=TEXT, data_=AnyMap())
 PROGRESS = _result(
     id=COUNT,
@@ -1354,6 +1386,31 @@ TABLE: dict[str, Syscall] = {
             STREAM,
             chunk=PROGRESS,
             right="tool",
+        ),
+        _syscall(
+            "tool.load",
+            "start an MCP server, or reach one, and offer its tools as NAME.tool until the daemon "
+            "ends; fails if it doesn't start",
+            _result(name=SERVER_NAME, tools=_many(TOOL_NAME), left_out=_many(TEXT)),
+            _needs("name", SERVER_NAME, "what to call it"),
+            *MCP_SERVER,
+            right="admin",
+        ),
+        _syscall(
+            "tool.unload",
+            "end an MCP server that tool.load has started, and take its tools away",
+            NOTHING,
+            _needs("name", SERVER_NAME, "its name"),
+            right="admin",
+        ),
+        _syscall(
+            "tool.servers",
+            "the MCP servers: what they do, what has gone wrong, which tools were left out and why",
+            _result(servers=_many(SERVER_INFO)),
+            Param("name", SERVER_NAME, "this one alone"),
+            Param("logs", Bool(), "with the newest that each said on its stderr", default=False),
+            right="admin",
+            is_repeatable=True,
         ),
         _syscall(
             "access.check",
