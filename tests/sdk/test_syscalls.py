@@ -552,6 +552,8 @@ def test_the_typed_results_name_the_tables_keys() -> None:
     assert keys(results.FoundNotes) == fields(TABLE["memory.search"].result)
     assert keys(results.FoundNote) == fields(item(TABLE["memory.search"].result, "results"))
     assert keys(results.Message) == fields(item(TABLE["ipc.receive"].result, "messages"))
+    assert keys(results.ProcessInfo) == fields(TABLE["agent.wait"].result)
+    assert keys(results.OutputLine) == fields(item(TABLE["agent.logs"].result, "lines"))
     assert keys(results.Mailbox) == fields(item(TABLE["ipc.list"].result, "mailboxes"))
     assert keys(results.MemoryStats) == fields(TABLE["memory.stats"].result)
     assert list(results.Usage.__slots__) == list(fields(item(generation, "usage")))

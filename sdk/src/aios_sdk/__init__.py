@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from aios_sdk.ipc import AsyncIpc, Ipc
     from aios_sdk.memory import AsyncMemory, Memory
     from aios_sdk.paths import default_socket
+    from aios_sdk.process import AsyncProcess, Process
     from aios_sdk.results import (
         ChatMessage,
         ContextInfo,
@@ -87,7 +88,9 @@ if TYPE_CHECKING:
         ModelInfo,
         Note,
         NotePage,
+        OutputLine,
         Prefetched,
+        ProcessInfo,
         Recall,
         Rewound,
         RootUsage,
@@ -127,6 +130,7 @@ __all__ = [
     "AsyncFileWriter",
     "AsyncIpc",
     "AsyncMemory",
+    "AsyncProcess",
     "AsyncStorage",
     "AsyncStream",
     "AsyncTextStream",
@@ -174,7 +178,10 @@ __all__ = [
     "NotFound",
     "Note",
     "NotePage",
+    "OutputLine",
     "Prefetched",
+    "Process",
+    "ProcessInfo",
     "ProtocolError",
     "QuotaExceeded",
     "Recall",
@@ -226,6 +233,7 @@ _HOMES = {
     "files": ("FileReader", "FileWriter"),
     "ipc": ("AsyncIpc", "Ipc"),
     "memory": ("AsyncMemory", "Memory"),
+    "process": ("AsyncProcess", "Process"),
     "paths": ("default_socket",),
     "results": (
         "ChatMessage",
@@ -248,7 +256,9 @@ _HOMES = {
         "ModelInfo",
         "Note",
         "NotePage",
+        "OutputLine",
         "Prefetched",
+        "ProcessInfo",
         "Recall",
         "Rewound",
         "RootUsage",

@@ -25,6 +25,7 @@ from aios_sdk.errors import ClientError, ConnectionLost
 from aios_sdk.ipc import AsyncIpc
 from aios_sdk.memory import AsyncMemory
 from aios_sdk.paths import default_socket
+from aios_sdk.process import AsyncProcess, SpawnOptions
 from aios_sdk.results import (
     ContextInfo,
     ContextOptions,
@@ -231,6 +232,16 @@ class AsyncClient:
     def access(self) -> AsyncAccess:
         """What this agent may do, and who may do what to its things."""
         return AsyncAccess(self)
+
+    async def spawn(
+        self, name: str, command: str, *args: str, **options: Unpack[SpawnOptions]
+    ) -> AsyncProcess:
+        """Run a program as an agent of its own, confined: an absolute path, or a name on the
+        daemon's PATH, where `python` is one that has this SDK.  Needs the right spawn.
+
+        Raises Denied, Exists, QuotaExceeded, InvalidParams (it could not be started, and why).
+        """
+        return await AsyncProcess.spawn(self, name, command, args, options)
 
     @property
     def ipc(self) -> AsyncIpc:

@@ -24,6 +24,7 @@ from aios_sdk.ipc import Ipc
 from aios_sdk.link import Link
 from aios_sdk.memory import Memory
 from aios_sdk.paths import default_socket
+from aios_sdk.process import Process, SpawnOptions
 from aios_sdk.results import (
     ContextInfo,
     ContextOptions,
@@ -243,6 +244,16 @@ class Client:
     def access(self) -> Access:
         """What this agent may do, and who may do what to its things."""
         return Access(self)
+
+    def spawn(
+        self, name: str, command: str, *args: str, **options: Unpack[SpawnOptions]
+    ) -> Process:
+        """Run a program as an agent of its own, confined: an absolute path, or a name on the
+        daemon's PATH, where `python` is one that has this SDK.  Needs the right spawn.
+
+        Raises Denied, Exists, QuotaExceeded, InvalidParams (it could not be started, and why).
+        """
+        return Process.spawn(self, name, command, args, options)
 
     @property
     def ipc(self) -> Ipc:

@@ -174,6 +174,38 @@ class Mailbox(TypedDict):
     oldest_ms: NotRequired[int]
 
 
+class ProcessInfo(TypedDict):
+    """An agent's process.  exit_code or signal: of its last run that ended; ended_by and ended_ms
+    when it has ended for good; reason: in words, where there is more to say."""
+
+    process: str
+    agent: str
+    uid: int
+    parent: NotRequired[str]
+    pid: NotRequired[int]
+    state: Literal["starting", "running", "stopped", "waiting", "ending", "ended"]
+    connected: bool
+    restart: Literal["no", "on_failure", "always"]
+    restarts: int
+    detached: bool
+    started_ms: int
+    ended_ms: NotRequired[int]
+    exit_code: NotRequired[int]
+    signal: NotRequired[str]
+    ended_by: NotRequired[str]
+    reason: NotRequired[str]
+    tokens: int
+
+
+class OutputLine(TypedDict):
+    """One line of a process; seq counts over stdout and stderr."""
+
+    seq: int
+    at_ms: int
+    source: Literal["stdout", "stderr"]
+    text: str
+
+
 class NotePage(TypedDict):
     """next: where the next page begins; absent on the last."""
 
