@@ -23,7 +23,11 @@ from tests.server.harness import RawPeer, served
 from tests.server.scripted import ScriptedModel, calling
 
 ASKED = {"role": "user", "content": "What is 6 times 7?"}
-NUMBER: dict[str, object] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+NUMBER: dict[str, object] = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}},
+    "required": ["n"],
+}
 
 
 @dataclass
