@@ -383,7 +383,10 @@ except QuotaExceeded as refused: print(refused.code, refused.data["used"] >= 40)
     assert 40 <= result(peer, "agent.wait", agent="worker")["tokens"] < 150
 
 
-def test_it_has_so_many_jobs_at_once(peer: RawPeer) -> None:
+def test_it_has_so_many_jobs_at_once(
+    peer: RawPeer, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.model, "delay_s", 0.1)  # the first job lasts until it is cancelled
     program = (
         HELLO
         + """
