@@ -133,6 +133,12 @@ class Driver:
         self._agents.pop(context, None)
         self._engine.put(Forget(context))
 
+    def await_answer(self, context: ContextId, within_s: float) -> None:
+        """The context's next job is expected within so many seconds, whether its last has ended or
+        is about to."""
+        until_ns = self._clock_ns() + round(within_s * 1e9)
+        self.post(ev.ContextAwaited(context, until_ns))
+
     def agent_of(self, context: ContextId) -> AgentId | None:
         """Whose the context is, if it had a job and wasn't dropped."""
         return self._agents.get(context)

@@ -68,7 +68,8 @@ class JobSpec:
     n_log       how many of them were in the log before this call
     max_tokens  most tokens it gives, ``output`` included; 0: read all tokens and end, say nothing
     grammar     GBNF text, or None
-    marker      what begins calls of tools in the output: a text, or a control token; None: nothing
+    marker      what begins calls of tools in the output: a text, or a control token; "": they
+                begin at once; None: nothing
     output      the tokens of the Outputs that the job gave before a restart.  It goes on as if it
                 had just given them: their words come once more, without logprobs, what follows
                 is what would have followed.  Only of a job that had not ended: the Output that

@@ -120,7 +120,7 @@ class CallReader:
 
         name = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
         heads = f"({name}){shown(form.middle)}"
-        self._head = re.compile(shown(form.opening.lstrip()) + heads)
+        self._head = re.compile(r"\s*" + shown(form.opening.lstrip()) + heads)
         self._next = None if form.joint is None else re.compile(shown(form.joint) + heads)
         self._text = ""
         self._place = 0

@@ -189,7 +189,7 @@ class Sequence:
 
     def _end(self, finish: str) -> Words | None:
         self.ending = Ending(self.spec.job, finish)
-        return self.text.finish()
+        return self.text.finish(is_cut=finish == "length")
 
     def _logprob(self, model: Model, row: Logits, token: int) -> TokenLogprob:
         values = row.astype(np.float64)

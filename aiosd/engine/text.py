@@ -56,10 +56,10 @@ class TextStream:
         self._piece: Callable[[int], bytes] = vocabulary.piece
         self._vocabulary = vocabulary
         self._marker = marker
-        self._stop = (*stop, marker) if isinstance(marker, str) else stop
+        self._stop = (*stop, marker) if isinstance(marker, str) and marker else stop
         self._stop_starts = frozenset(text[0] for text in self._stop)
         self._longest = max(map(len, self._stop), default=0)
-        self._is_calling = False
+        self._is_calling = marker == ""
         self._decoder = _utf8_decoder(errors="replace")
         self._held: list[_Held] = []
         self._text = ""  # of the held tokens, as far as it is decoded
@@ -92,9 +92,14 @@ class TextStream:
         self.stop_string = found[2]
         return self._end_at(found[0])
 
-    def finish(self) -> Words | None:
-        """The job ends without a stop string: all that was held back."""
+    def finish(self, *, is_cut: bool = False) -> Words | None:
+        """The job ends without a stop string: all that was held back.  is_cut: it had more to say,
+        so that the beginning of a marker is no text."""
         self._text += self._decoder.decode(b"", final=True)
+        if is_cut and self._held and isinstance(self._marker, str):
+            for n in range(len(self._marker) - 1, 0, -1):
+                if self._text.endswith(self._marker[:n]):
+                    return self._begin_calls(len(self._text) - n)
         if self._held:
             self._held[-1].end = len(self._text)
             self._held[-1].is_border = True

@@ -99,6 +99,15 @@ class ContextDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class ContextAwaited:
+    """The context waits, from the end of its job on if it has one, for something (the answer of a
+    tool) that is expected by until_ns: keep it in its slot before those nobody waits for."""
+
+    context: ContextId
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyChanged:
     """sys.policy; what is None stays as it is."""
 
@@ -133,6 +142,7 @@ Event = (
     | JobResumed
     | PriorityChanged
     | ContextDropped
+    | ContextAwaited
     | PolicyChanged
     | LimitsChanged
     | TimePassed

@@ -158,6 +158,9 @@ class Kernel:
                 return self._come_home(reports, now_ns)
             case ev.ContextDropped(context=context):
                 return self._residency.drop(context)
+            case ev.ContextAwaited(context=context, until_ns=until_ns):
+                self._residency.note_awaited(context, until_ns)
+                return []
             case ev.PolicyChanged():
                 self._change_policy(event)
                 return []
@@ -326,7 +329,7 @@ class Kernel:
         bounds = [tokens for tokens in allowances.values() if tokens is not None]
         slots, actions, evicted = self._residency.seat(
             [job.context for job in chosen],
-            claim=self._claims(self.n_slots - len(chosen)),
+            claim=self._claims(self.n_slots - len(chosen), now_ns),
             n_steps=sum(bounds) // len(bounds) if bounds else None,
             run=self.counters.runs + 1,
         )
@@ -376,8 +379,9 @@ class Kernel:
             allowances[job.id] = min(known, default=None)
         return allowances
 
-    def _claims(self, n_soon: int) -> Callable[[Context], Claim]:
-        """How much a context that isn't chosen is wanted in its slot.  Of those who aren't among
+    def _claims(self, n_soon: int, now_ns: int) -> Callable[[Context], Claim]:
+        """How much a context that isn't chosen is wanted in its slot.  Of those that wait for
+        something, the one that has longest to wait goes first.  Of those who aren't among
         the next, the lowest class goes first, then the newest, which has the least to lose; late
         the one with the most tokens, and who has been parked often."""
         soon = {job.id: place for place, job in enumerate(self._policy.first(n_soon))}
@@ -385,6 +389,8 @@ class Kernel:
         most = max((context.n_tokens for context in held), default=0)
 
         def claim(context: Context) -> Claim:
+            if context.job is None and context.awaited_until_ns > now_ns:
+                return Claim(Use.AWAITED, -context.awaited_until_ns)
             if context.job is None:
                 return Claim(Use.IDLE, context.last_run)
             job = self.jobs[context.job]

@@ -38,12 +38,20 @@ class Use(enum.IntEnum):
     FREE = 0
     IDLE = 1  # a context without a job
     WAITING = 2  # its job is paused, or its reader is slow
-    READY = 3  # its job is so far back in the line that it loses the slot anyway
-    SOON = 4  # its job is among the next to run
-    LANE = 5  # one of the lanes to be placed: never taken
+    AWAITED = 3  # a context without a job, that is expected to have one soon
+    READY = 4  # its job is so far back in the line that it loses the slot anyway
+    SOON = 5  # its job is among the next to run
+    LANE = 6  # one of the lanes to be placed: never taken
 
 
-EVICTION_COST = {Use.FREE: 0, Use.IDLE: 1024, Use.WAITING: 1280, Use.READY: 1536, Use.SOON: 8192}
+EVICTION_COST = {
+    Use.FREE: 0,
+    Use.IDLE: 1024,
+    Use.WAITING: 1280,
+    Use.AWAITED: 1408,
+    Use.READY: 1536,
+    Use.SOON: 8192,
+}
 """Saving it now, loading it again if and when it is wanted.  By kind and not by size: the size
 of a context whose job the kernel didn't see is unknown, and a lost snapshot costs far more."""
 

@@ -88,6 +88,8 @@ def _fields(event: ev.Event) -> list[object]:
             return [job, int(priority)]
         case ev.ContextDropped(context=context):
             return [context]
+        case ev.ContextAwaited(context=context, until_ns=until_ns):
+            return [context, until_ns]
         case ev.PolicyChanged(policy=policy, quantum_tokens=quantum_tokens, n_lanes=n_lanes):
             return [policy, quantum_tokens, n_lanes]
         case ev.LimitsChanged(agent=agent, weight=weight, tokens_per_minute=tokens_per_minute):
@@ -132,6 +134,8 @@ def _event(name: str, fields: list[object]) -> ev.Event:
             return ev.PriorityChanged(JobId(job), Priority(priority))
         case "ContextDropped", [str(context)]:
             return ev.ContextDropped(ContextId(context))
+        case "ContextAwaited", [str(context), int(until_ns)]:
+            return ev.ContextAwaited(ContextId(context), until_ns)
         case (
             "PolicyChanged",
             [str() | None as policy, int() | None as quantum, int() | None as n_lanes],

@@ -26,6 +26,7 @@ class Context:
     was_resident: bool = False  # there may be a snapshot of it
     n_tokens: int = 0  # read or sampled in its jobs: roughly what there is to copy
     last_run: int = 0  # number of the last Run it was a lane of
+    awaited_until_ns: int = 0  # when its next job is expected, at the latest
 
 
 class Residency:
@@ -48,7 +49,13 @@ class Residency:
         known = self._contexts.setdefault(context, Context(context))
         if known.job is not None:
             raise ValueError(f"context {context} serves job {known.job}, it can't serve {job} too")
-        known.job = job
+        known.job, known.awaited_until_ns = job, 0
+
+    def note_awaited(self, context: ContextId, until_ns: int) -> None:
+        """The context, if it ever had a job, is expected to have another by then."""
+        known = self._contexts.get(context)
+        if known is not None:
+            known.awaited_until_ns = until_ns
 
     def release(self, context: ContextId) -> None:
         self._contexts[context].job = None

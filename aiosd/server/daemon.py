@@ -35,6 +35,7 @@ from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import listener, notify, reload
 from aiosd.server.access import AccessManager
+from aiosd.server.awaited import Awaited
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
 from aiosd.server.embedder import ModelEmbedder
@@ -206,6 +207,7 @@ class Daemon:
             self.in_worker,
             hidden=(config.state_dir, config.socket),
         )
+        self.awaited = Awaited(self.driver.await_answer, self.tools.usual_s, time.monotonic_ns)
         self.syscalls = Syscalls(self)
         self._sessions: dict[int, set[Session]] = {}
         self.params_budget = ParamsBudget(config.limits.params_bytes_per_uid)

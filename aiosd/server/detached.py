@@ -201,13 +201,16 @@ class DetachedJobs:
         job = work.spec.job
         detached.n_saved = len(work.spec.output)
         record = generate.new_record(self._d, work)
-        calls = None if work.offer is None else work.offer.reader(job)
+
+        def note(chunk: dict[str, Any]) -> None:
+            detached.text += chunk.get("text", "")
+            detached.calls += chunk.get("tool_calls", ())
+
+        hear = generate.listener(self._d, work, note)
 
         def on_output(output: Output) -> None:
             detached.tokens.extend(output.tokens)
-            detached.text += output.text
-            if calls is not None:
-                detached.calls += calls.push(output.calls)
+            hear(output)
             if record.ending is None:  # a stop string may have had the last ones tokenised anew
                 detached.n_sure = len(detached.tokens)
             detached.tell()

@@ -129,6 +129,7 @@ async def held_context(
         context = reached(daemon, agent, id_)  # a call before this one may have deleted it
         contexts.check_idle(context)
         context.busy_with = job
+        daemon.awaited.came_back(context.id)
     try:
         yield context
     finally:
@@ -323,8 +324,8 @@ async def await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
     job = work.spec.job
     is_streaming = work.params["stream"]
     record = new_record(daemon, work)
+    record.on_output = listener(daemon, work, call.emit if is_streaming else None)
     if is_streaming:
-        record.on_output = teller(call, work)
         record.on_state = lambda state, position: call.emit(news_of(job, state, position))
     call.job = job
     with counted(daemon, work.agent) as agent:
@@ -336,16 +337,27 @@ async def await_job(daemon: Daemon, call: Call, work: Work) -> JobResult:
         return result
 
 
-def teller(call: Call, work: Work) -> Callable[[Output], None]:
-    """Sends chunks: of words as they come, of calls as each is whole."""
+def listener(
+    daemon: Daemon, work: Work, emit: Callable[[dict[str, Any]], None] | None
+) -> Callable[[Output], None]:
+    """Hears what a job says: chunks go out, of words as they come and of calls as each is whole,
+    and a context that calls tools is expected back."""
     calls = None if work.offer is None else work.offer.reader(work.spec.job)
+    names: list[str] = []
 
-    def tell(output: Output) -> None:
-        call.emit(words_of(output))
-        if calls is not None and (found := calls.push(output.calls)):
-            call.emit({"tool_calls": found})
+    def hear(output: Output) -> None:
+        if emit is not None:
+            emit(words_of(output))
+        found = [] if calls is None else calls.push(output.calls)
+        if not found:
+            return
+        if emit is not None:
+            emit({"tool_calls": found})
+        if work.is_kept:
+            names.extend(call["name"] for call in found)
+            daemon.awaited.called(work.context.id, work.agent.uid, names)
 
-    return tell
+    return hear
 
 
 def new_record(daemon: Daemon, work: Work) -> JobRecord:

@@ -89,15 +89,13 @@ class Offers:
             self._model.grammar(grammar).close()
         except GrammarError as error:
             raise InvalidParams(f"tools: {error}; offer fewer at once", field="tools") from error
-        marker = self._literals.id_of(self._form.marker)
+        marker: str | int = self._form.marker
+        if choice not in ("auto", "none"):
+            marker = ""  # there is no text
+        elif (token := self._literals.id_of(self._form.marker)) is not None:
+            marker = token
         names = tuple(tool.name for tool in tools)
-        return Offer(
-            grammar,
-            self._form.marker if marker is None else marker,
-            self._form,
-            names,
-            self._hidden,
-        )
+        return Offer(grammar, marker, self._form, names, self._hidden)
 
     def _whose(self, tools: Sequence[Tool], error: SchemaError) -> InvalidParams:
         for number, tool in enumerate(tools):

@@ -200,3 +200,47 @@ def test_each_release_is_detokenised_to_its_own_text(n_tokens: int) -> None:
     for words in said(stream, tokens):
         if words is not None:
             assert b"".join(map(BYTES.piece, words.tokens)).decode(errors="replace") == words.text
+
+
+# ---------------------------------------------------------------- calls
+
+
+def test_what_follows_the_marker_is_no_text() -> None:
+    stream = TextStream(Pieces(b"so ", b".<ca", b"ll>", b"a stop", b"!"), ("stop",), "<call>")
+    assert said(stream, [0, 1, 2, 3, 4]) == [
+        Words("so ", (0,)),
+        None,
+        Words(".", (1, 2), calls="<call>"),
+        Words("", (3,), calls="a stop"),
+        Words("", (4,), calls="!"),
+        None,
+    ]
+    assert stream.stop_string is None
+
+
+def test_a_stop_string_before_the_marker_ends_the_job() -> None:
+    stream = TextStream(Pieces(b"so ", b"stop"), ("stop",), "<call>")
+    assert said(stream, [0, 1]) == [None, Words("so ", (0,))]
+    assert stream.stop_string == "stop"
+
+
+def test_a_marker_that_is_a_control_token_has_no_text() -> None:
+    stream = TextStream(Pieces(b"so st", b"", b"op"), ("stop",), 1)
+    assert said(stream, [0, 1, 2]) == [
+        None,
+        Words("so st", (0, 1)),
+        Words("", (2,), calls="op"),
+        None,
+    ]
+
+
+def test_half_a_marker_is_text_unless_the_job_was_cut_there() -> None:
+    ended, cut = (TextStream(Pieces(b"a", b"<ca"), (), "<call>") for _ in range(2))
+    assert [stream.push(token) for stream in (ended, cut) for token in (0, 1)][1::2] == [None, None]
+    assert ended.finish() == Words("<ca", (1,))
+    assert cut.finish(is_cut=True) == Words("", (1,), calls="<ca")
+
+
+def test_without_a_marker_to_wait_for_all_is_calls() -> None:
+    stream = TextStream(Pieces(b"<", b"{}"), ("{",), "")
+    assert said(stream, [0, 1]) == [Words("", (0,), calls="<"), Words("", (1,), calls="{}"), None]

@@ -10,6 +10,7 @@ from tests.kernel.words import (
     FAILED,
     INTERRUPT,
     Script,
+    awaited,
     cancelled,
     clear,
     did,
@@ -313,6 +314,35 @@ def test_an_idle_context_goes_before_one_whose_job_waits() -> None:
     script.says(submitted("a"), paused("a"), done(did("a")))  # paused, used longer ago
     script.says(submitted("b"), done(did("b", 1, DONE)))  # idle
     assert script.says(submitted("c"))[:2] == [save("B", 1), clear(1)]
+
+
+def test_a_context_that_is_awaited_soon_goes_after_an_idle_one() -> None:
+    script = Script(n_slots=3)
+    for job in "abc":
+        script.says(submitted(job), done(did(job, 1, DONE)))
+    script.says(awaited("A", until_ns=100), awaited("B", until_ns=90))
+    assert script.says(submitted("d"))[:2] == [save("C", 2), clear(2)]
+    script.says(done(did("d", 1, DONE)), awaited("D", until_ns=80))
+    # of those that wait, the one that has longest to
+    assert script.says(submitted("e"))[:2] == [save("A", 0), clear(0)]
+
+
+def test_who_is_awaited_in_vain_is_idle_again_and_so_is_who_came_back() -> None:
+    script = Script(n_slots=2)
+    script.says(submitted("a"), done(did("a", 1, DONE)), awaited("A", until_ns=4))
+    script.says(submitted("b"), done(did("b", 1, DONE)))
+    assert script.says(submitted("c"))[:2] == [save("A", 0), clear(0)]  # in vain
+    script.says(done(did("c", 1, DONE)), awaited("B", until_ns=10**9))
+    script.says(submitted("b2", "B"), done(did("b2", 1, DONE)))
+    script.says(submitted("c2", "C"), done(did("c2", 1, DONE)))
+    assert script.says(submitted("d"))[:2] == [save("B", 1), clear(1)]  # it came back
+
+
+def test_a_context_that_is_awaited_goes_before_a_job_that_is_next() -> None:
+    script = Script(n_slots=2, quantum_tokens=4)
+    script.says(submitted("a"), done(did("a", 1, DONE)), awaited("A"))
+    script.says(submitted("b"), submitted("c"))
+    assert script.says(done(did("b", 4)))[:2] == [save("A", 0), clear(0)]
 
 
 def test_a_paused_job_that_loses_its_slot_is_parked_and_told_nothing_new() -> None:

@@ -15,6 +15,7 @@ from tests.kernel.words import (
     INTERRUPT,
     Said,
     Script,
+    awaited,
     cancelled,
     clear,
     did,
@@ -116,6 +117,7 @@ TABLE: list[tuple[ev.Event, State, list[Said], State]] = [
     (PRIORITY, ENDED, [], ENDED),
     (dropped("X"), ENDED, [], ENDED),
     (dropped("never seen"), ENDED, [], ENDED),
+    *[(awaited("X"), state, [], state) for state in SET_UPS],  # for when its job has ended
     (QUANTUM_4, READY, [INTERRUPT], READY),
     (QUANTUM_4, RUNNING, [INTERRUPT], RUNNING),
     (QUANTUM_4, STALLED, [INTERRUPT], STALLED),

@@ -92,6 +92,12 @@ class Programs(RuleBasedStateMachine):
         context = data.draw(st.sampled_from([*sorted(self.world.known - busy), "unknown"]))
         self.world.happens(ev.ContextDropped(ContextId(context)))
 
+    @rule(data=st.data(), soon_ns=st.integers(-5, 200))
+    def await_something(self, data: st.DataObject, soon_ns: int) -> None:
+        context = data.draw(st.sampled_from([*sorted(self.world.known), "unknown"]))
+        until_ns = self.world.now_ns + soon_ns
+        self.world.happens(ev.ContextAwaited(ContextId(context), until_ns))
+
     @precondition(lambda self: self.world.lanes)
     @rule(data=st.data())
     def come_home(self, data: st.DataObject) -> None:

@@ -36,6 +36,7 @@ EVENT: st.SearchStrategy[ev.Event] = st.one_of(
     st.builds(ev.JobResumed, JOB),
     st.builds(ev.PriorityChanged, JOB, PRIORITY),
     st.builds(ev.ContextDropped, CONTEXT),
+    st.builds(ev.ContextAwaited, CONTEXT, COUNT),
     st.builds(ev.PolicyChanged, st.none() | st.text(), st.none() | COUNT, st.none() | COUNT),
 )
 

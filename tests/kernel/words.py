@@ -77,6 +77,10 @@ def dropped(context: str) -> ev.ContextDropped:
     return ev.ContextDropped(ContextId(context))
 
 
+def awaited(context: str, until_ns: int = 10**9) -> ev.ContextAwaited:
+    return ev.ContextAwaited(ContextId(context), until_ns)
+
+
 INTERRUPT = ev.Interrupt()
 
 

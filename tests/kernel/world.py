@@ -121,6 +121,8 @@ class World:
             case ev.ContextDropped(context=context):
                 self.known.discard(context)
                 return
+            case ev.ContextAwaited():
+                return  # which slot is taken first is all that it changes
         client = self.clients.get(event.job)
         if client is None:
             return

@@ -133,3 +133,138 @@ def test_a_name_gives_one_call_of_that_tool(peer: RawPeer) -> None:
     assert reply["tool_calls"] == [
         {"id": f"{reply['job']}.0", "name": "clock.now", "arguments": {}}
     ]
+
+
+def streamed(peer: RawPeer, **params: Any) -> tuple[list[Any], Any]:
+    """The chunks of words and calls, and the reply."""
+    peer.send(wire.encode_request(7, "llm.generate", {"stream": True, **params}))
+    chunks: list[Any] = []
+    while True:
+        message = peer.receive()
+        if isinstance(message, wire.Response):
+            return chunks, ok(message)
+        assert isinstance(message, wire.Notification)
+        chunk = message.params
+        if "state" not in chunk:
+            chunks.append(chunk)
+
+
+def test_a_stream_has_calls_whole_and_no_word_of_their_markup(peer: RawPeer) -> None:
+    chunks, reply = streamed(
+        peer, messages=[ASKED], tools=TOOLS, tool_choice="required", seed=3, max_tokens=600
+    )
+    assert [call for chunk in chunks for call in chunk.get("tool_calls", ())] == reply["tool_calls"]
+    assert "".join(chunk.get("text", "") for chunk in chunks) == reply["text"] == ""
+    assert [t for chunk in chunks for t in chunk.get("tokens", ())] == reply["tokens"]
+    assert [call["id"] for call in reply["tool_calls"]] == [
+        f"{reply['job']}.{n}" for n in range(len(reply["tool_calls"]))
+    ]
+
+
+def test_a_detached_job_tells_its_calls_to_whoever_attaches(peer: RawPeer) -> None:
+    params = {"messages": [ASKED], "tools": TOOLS, "tool_choice": "clock.now", "seed": 4}
+    chunks, reply = streamed(peer, detach=True, **params)
+    assert reply["tool_calls"] == [
+        {"id": f"{reply['job']}.0", "name": "clock.now", "arguments": {}}
+    ]
+    assert [call for chunk in chunks for call in chunk.get("tool_calls", ())] == reply["tool_calls"]
+    assert ok(peer.ask("job.attach", job=reply["job"])) == reply
+    rest = ok(peer.ask("job.attach", job=reply["job"], from_token=2))
+    assert rest == reply | {"tokens": reply["tokens"][2:]}
+
+
+def test_the_turn_of_a_call_goes_on_with_its_answer(peer: RawPeer) -> None:
+    context = ok(peer.ask("context.create", messages=[ASKED], tools=TOOLS))["context"]
+    reply = generate(peer, context=context, tool_choice="weather")
+    [call] = reply["tool_calls"]
+    answer = {"role": "tool", "content": "12", "tool_call_id": call["id"], "name": "weather"}
+    after = generate(peer, context=context, messages=[answer], tool_choice="none", max_tokens=9)
+    messages = ok(peer.ask("context.read", context=context))["messages"]
+    assert messages[0]["role"] == "system"
+    assert [tool["name"] for tool in messages[0]["tools"]] == ["weather", "clock.now"]
+    assert messages[1:] == [
+        ASKED,
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        answer,
+        {"role": "assistant", "content": after["text"]},
+    ]
+    assert after["usage"]["cached_tokens"] > 100  # nothing was told or read once more
+    assert '{"name": "weather", "arguments": ' in text_of(peer, context)
+
+
+def test_the_same_tools_add_no_tokens_and_others_are_told_of(peer: RawPeer) -> None:
+    context = ok(peer.ask("context.create", messages=[ASKED], tools=TOOLS))["context"]
+    one = {"context": context, "tool_choice": "none", "max_tokens": 2}
+    n_same = generate(peer, **one, messages=[ASKED])["usage"]["prompt_tokens"]
+    before = ok(peer.ask("context.read", context=context, tokens=True))["tokens"]
+    n_other = generate(peer, **one, messages=[ASKED], tools=[CLOCK])["usage"]["prompt_tokens"]
+    after = ok(peer.ask("context.read", context=context, tokens=True))
+    n_again = generate(peer, **one, messages=[ASKED], tools=[CLOCK])["usage"]["prompt_tokens"]
+    assert n_again <= n_same + 2 < n_other
+    assert after["tokens"][: len(before)] == before
+    told = [message["tools"] for message in after["messages"] if "tools" in message]
+    assert [[tool["name"] for tool in tools] for tools in told] == [
+        ["weather", "clock.now"],
+        ["clock.now"],
+    ]
+
+
+def test_stop_strings_end_the_text_and_no_call(peer: RawPeer) -> None:
+    params = {"messages": [ASKED], "tool_choice": "weather", "stop": ["{", "name", "}"]}
+    reply = generate(peer, **params)
+    assert reply["finish"] == "tool_calls"
+    assert_valid(reply["tool_calls"])
+    plain = generate(peer, messages=[ASKED], tool_choice="none", seed=11, max_tokens=40)
+    word = plain["text"].split()[1]
+    stopped = generate(
+        peer, messages=[ASKED], tool_choice="none", seed=11, max_tokens=40, stop=[word]
+    )
+    assert (stopped["finish"], stopped["stop_string"]) == ("stop_string", word)
+    assert stopped["text"] == plain["text"].partition(word)[0]
+
+
+def test_a_call_cut_by_length_is_none(peer: RawPeer) -> None:
+    whole = generate(peer, messages=[ASKED], tool_choice="weather", seed=2)
+    for n_tokens in (1, len(whole["tokens"]) // 2):
+        reply = generate(peer, messages=[ASKED], tool_choice="weather", seed=2, max_tokens=n_tokens)
+        assert reply["tokens"] == whole["tokens"][:n_tokens]
+        assert (reply["finish"], reply["text"], reply["tool_calls"]) == ("length", "", [])
+
+
+def test_with_tools_a_text_is_what_it_is_without(peer: RawPeer) -> None:
+    context = ok(peer.ask("context.create", messages=[ASKED], tools=TOOLS))["context"]
+    fork = ok(peer.ask("context.fork", context=context))["context"]
+    free = generate(peer, context=context, seed=5, max_tokens=60)
+    without = ok(peer.ask("llm.generate", context=fork, seed=5, max_tokens=60))
+    assert free["tool_calls"] == []
+    assert (free["text"], free["tokens"]) == (without["text"], without["tokens"])
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"schema": {"type": "object"}}, "tools"),
+        ({"grammar": 'root ::= "x"'}, "tools"),
+        ({"ignore_eos": True}, "tools"),
+        ({"tool_choice": "nonesuch"}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [CLOCK, CLOCK]}, "tools[1].name"),
+        ({"tools": [{"name": "auto"}]}, "tools[0].name"),
+        ({"tools": [CLOCK, {"name": "x", "parameters": {"type": 5}}]}, "tools[1].parameters"),
+        ({"tools": [{"name": "x", "parameters": {"type": "array"}}]}, "tools[0].parameters"),
+    ],
+)
+def test_what_cannot_be_offered_is_refused(
+    peer: RawPeer, params: dict[str, Any], field: str
+) -> None:
+    error = failed(peer.ask("llm.generate", **{"messages": [ASKED], "tools": TOOLS, **params}))
+    assert (error["code"], error["data"]["field"]) == ("invalid_params", field)
+
+
+def test_a_tool_that_quotes_the_markup_calls_nothing(peer: RawPeer) -> None:
+    quoted = ANSWER | {
+        "content": '<tool_call>\n{"name": "clock.now", "arguments": {}}\n</tool_call>'
+    }
+    reply = generate(peer, messages=[ASKED, CALLED, quoted], tool_choice="none", max_tokens=20)
+    assert reply["tool_calls"] == []
+    assert "<tool_call>" not in reply["text"]

@@ -58,6 +58,7 @@ class Contexts:
             turn = await self._turn(context, call.params)
             entry = contexts.entry_of(context, turn, None, 0)
             await self._d.contexts.append(context, entry, turn.tokens, generate.now_ms())
+            self._d.awaited.came_back(context.id)
         return {"context": context.id, "n_tokens": len(context.tokens)}
 
     async def _turn(self, context: contexts.Context, params: Result) -> contexts.Turn:

@@ -13,9 +13,8 @@ from aiosd.server import tooling
 from aiosd.server.calls.base import Result
 from aiosd.services.access import Target
 from aiosd.services.tools.manager import ToolCall
-from aiosd.services.tools.model import Tool, ToolResult
 from aiosd.services.tools.mcp_server import McpServer
-from aiosd.services.tools.model import Progress, Tool, ToolFailed, ToolResult
+from aiosd.services.tools.model import Tool, ToolFailed, ToolResult
 from aiosd.settings import ConfigError
 
 if TYPE_CHECKING:
