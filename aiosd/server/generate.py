@@ -129,7 +129,6 @@ async def held_context(
         context = reached(daemon, agent, id_)  # a call before this one may have deleted it
         contexts.check_idle(context)
         context.busy_with = job
-        daemon.awaited.came_back(context.id)
     try:
         yield context
     finally:
@@ -153,6 +152,7 @@ async def prepare(
     daemon: Daemon, agent: AgentId, p: dict[str, Any], context: Context, job: JobId
 ) -> Work:
     """Render, tokenise and check, before anything is read."""
+    daemon.awaited.came_back(context.id)
     if "recall" in p:
         check_size(daemon, p)
         p = await recall.with_memories(daemon, agent, p, context, now_ms())
@@ -353,9 +353,8 @@ def listener(
             return
         if emit is not None:
             emit({"tool_calls": found})
-        if work.is_kept:
-            names.extend(call["name"] for call in found)
-            daemon.awaited.called(work.context.id, work.agent.uid, names)
+        names.extend(call["name"] for call in found)
+        daemon.awaited.called(work.context.id, work.agent.uid, names)
 
     return hear
 

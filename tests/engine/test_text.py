@@ -220,7 +220,7 @@ def test_what_follows_the_marker_is_no_text() -> None:
 
 def test_a_stop_string_before_the_marker_ends_the_job() -> None:
     stream = TextStream(Pieces(b"so ", b"stop"), ("stop",), "<call>")
-    assert said(stream, [0, 1]) == [None, Words("so ", (0,))]
+    assert said(stream, [0, 1]) == [Words("so ", (0,)), None]
     assert stream.stop_string == "stop"
 
 
