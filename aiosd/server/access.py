@@ -121,16 +121,17 @@ class AccessManager:
         if decision.verdict is not Verdict.ALLOWED:
             raise _refusal(decision, target)
 
-    async def admit(self, call: Call, act: Act, target: Target) -> None:
+    async def admit(self, call: Call, act: Act, target: Target, *, about: str = "") -> None:
         """As check(), but where a person must confirm, the call waits until one does.
 
-        The caller is told with a chunk; its deadline and its cancel hold.
+        The caller is told with a chunk; its deadline and its cancel hold.  about: what the person
+        is told of the act besides.
         """
         decision = self.decide(self.subject(call.agent), act, target)
         if decision.verdict is not Verdict.ASK:
             self.check(call, act, target)
             return
-        await self.approvals.confirm(call, act, target)
+        await self.approvals.confirm(call, act, target, about)
         self.check(call, act, target, is_confirmed=True)  # it may have been revoked meanwhile
 
     def sees(self, call: Call, owner: AgentId) -> bool:

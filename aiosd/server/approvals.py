@@ -40,7 +40,7 @@ class Request:
     """One question to a person.
 
     act     what is to be done, or for a right that is asked for: "hold", "read" or "write"
-    reason  the asking agent's words
+    reason  the asking agent's words; of a tool's call, its arguments
     answer  True for yes
     """
 
@@ -90,9 +90,9 @@ class Approvals:
 
     # ------------------------------------------------------------ asking
 
-    async def confirm(self, call: Call, act: Act, target: Target) -> None:
+    async def confirm(self, call: Call, act: Act, target: Target, about: str = "") -> None:
         """Wait until a person says yes to the call's act; Denied otherwise."""
-        request = await self._ask(call, act, target)
+        request = await self._ask(call, act, target, about=about)
         await self._wait(call, request)
 
     async def request(
@@ -113,6 +113,7 @@ class Approvals:
         *,
         right: str | None = None,
         mode: Mode | None = None,
+        about: str = "",
     ) -> Request:
         config, agent, now = self._d.config.access, call.agent, now_ms()
         n_own = sum(r.agent.uid == agent.uid for r in self._waiting.values())
@@ -129,7 +130,7 @@ class Approvals:
             act,
             target,
             call.method,
-            call.params.get("reason", ""),
+            about or call.params.get("reason", ""),
             now,
             now + config.approval_s * 1000,
             self._d.loop.create_future(),

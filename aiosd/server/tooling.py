@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from aios_sdk import toolbox
 from aiosd.kernel.model import AgentId
@@ -19,6 +20,8 @@ from aiosd.tools_config import Tools
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
+
+ABOUT_CHARS: Final = 1000  # of the arguments, for the person who is asked
 
 
 class ToolDoorkeeper:
@@ -44,8 +47,9 @@ def target_of(tool: Tool) -> Target:
 def admission(daemon: Daemon, call: Call) -> Admit:
     """What ToolManager.call asks on behalf of the call before it runs a tool."""
 
-    async def admit(tool: Tool) -> None:
-        await daemon.access.admit(call, "use", target_of(tool))
+    async def admit(tool: Tool, arguments: Mapping[str, Any]) -> None:
+        about = json.dumps(arguments, ensure_ascii=False)[:ABOUT_CHARS]
+        await daemon.access.admit(call, "use", target_of(tool), about=about)
 
     return admit
 

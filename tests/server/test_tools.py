@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from aios_sdk import wire
+from aiosd.access_config import Access, ConfirmRule
 from aiosd.server.daemon import Daemon
 from aiosd.tools_config import ToolRule, Tools
 from tests.server.harness import RawPeer, served
@@ -56,6 +57,10 @@ FILE = '''
     def fails() -> None:
         """Raise."""
         raise LookupError("there is no such thing")
+
+    @tool(irreversible=True)
+    def wipes(disk: str) -> None:
+        """Do what can't be undone."""
 
     @tool
     def dies(how: str) -> str:
@@ -122,7 +127,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Iterator[Da
         result_bytes=4096,
         tool={"calculator": ToolRule(agents=("*",)), "clock": ToolRule(agents=("watch*",))},
     )
-    with served(path, tools=tools) as daemon:
+    confirm = (ConfirmRule(agent="bot", kinds=("tool",), acts=("use",), irreversible=True),)
+    with served(path, tools=tools, access=Access(confirm=confirm)) as daemon:
         yield daemon
 
 
@@ -408,6 +414,29 @@ def test_a_tool_for_some_agents_isnt_there_for_others(daemon: Daemon, peer: RawP
         assert "clock" in [tool["name"] for tool in result(other, "tool.list")["tools"]]
         there = result(other, "tool.call", name="clock", arguments={"timezone": "Asia/Tokyo"})
         assert there["structured"]["utc_offset"] == "+0900"
+
+
+def test_an_irreversible_tool_waits_for_a_person_who_sees_its_arguments(daemon: Daemon) -> None:
+    with (
+        RawPeer(daemon.config.socket, "bot") as bot,
+        RawPeer(daemon.config.socket, "aiosctl") as person,
+    ):
+        bot.sock.settimeout(LIMIT_S)
+        wrong: dict[str, object] = {"name": "wipes", "arguments": {}}
+        assert bot.ask("tool.call", **wrong).error is not None  # nobody is asked about that
+        assert result(person, "access.pending")["requests"] == []
+        for verdict, expected in (("access.approve", None), ("access.deny", "denied")):
+            call: dict[str, object] = {"name": "wipes", "arguments": {"disk": "C:"}}
+            bot.send(wire.encode_request(5, "tool.call", call))
+            asked = bot.receive()
+            assert isinstance(asked, wire.Notification)
+            [request] = result(person, "access.pending")["requests"]
+            assert (request["name"], request["reason"]) == ("wipes", '{"disk": "C:"}')
+            result(person, verdict, request=request["request"])
+            answer = bot.receive()
+            assert isinstance(answer, wire.Response)
+            assert (None if answer.error is None else code(answer)) == expected
+        assert result(bot, "tool.call", name="add", arguments={"a": 1})["content"] == "2"
 
 
 def test_a_reload_finds_new_tools_and_lets_old_ones_go(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ is looked at by explicit patterns.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, BinaryIO, Final
 
 import msgpack
@@ -40,18 +39,3 @@ def read(stream: BinaryIO) -> dict[str, Any] | None:
     if len(header) < HEADER_BYTES:
         return None
     return decoded(stream.read(int.from_bytes(header, "big")))
-
-
-async def receive(stream: asyncio.StreamReader, max_bytes: int) -> dict[str, Any] | None:
-    """The next one, in the daemon; None at the end.  BadFrame."""
-    try:
-        n_bytes = int.from_bytes(await stream.readexactly(HEADER_BYTES), "big")
-        if n_bytes > max_bytes:
-            raise BadFrame(f"a frame of {n_bytes} bytes, limit is {max_bytes}")
-        return decoded(await stream.readexactly(n_bytes))
-    except asyncio.IncompleteReadError as error:
-        if error.partial:
-            raise BadFrame("half a frame") from None
-        return None
-    except (BrokenPipeError, ConnectionResetError):
-        return None

@@ -39,7 +39,7 @@ PROGRESS_EVERY_S: Final = 0.05  # reports that come faster are dropped
 EWMA_WEIGHT: Final = 0.2  # of the newest call in how long a tool usually takes
 LONG_CHECK: Final = 64 * 1024  # in_worker's size of work that may take long: one of a uid at a time
 
-Admit = Callable[[Tool], Awaitable[None]]
+Admit = Callable[[Tool, Mapping[str, Any]], Awaitable[None]]
 OnProgress = Callable[[Progress], None]
 OnEnd = Callable[[int, ToolResult | SyscallError, int], None]
 
@@ -206,7 +206,7 @@ class ToolManager:
         """
         tool, _ = self.get(name, caller)
         await self._check(tool, arguments, caller)
-        await admit(tool)
+        await admit(tool, arguments)
         state, config = self._state(tool), self._config()
         try:
             async with (

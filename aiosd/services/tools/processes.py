@@ -127,7 +127,7 @@ async def _heard(process: Process, max_bytes: int) -> dict[str, Any]:
     """The next thing it says.  ToolFailed if it says nothing more, or no frame."""
     assert process.stdout is not None
     try:
-        message = await frames.receive(process.stdout, max_bytes)
+        message = await _received(process.stdout, max_bytes)
     except frames.BadFrame as error:
         raise ToolFailed(f"it said {error}") from None
     if message is None:
@@ -136,3 +136,18 @@ async def _heard(process: Process, max_bytes: int) -> dict[str, Any]:
         status = await process.end(0)
         raise ToolFailed(f"it ended without an answer ({status})")
     return message
+
+
+async def _received(stream: asyncio.StreamReader, max_bytes: int) -> dict[str, Any] | None:
+    """The next frame; None at the end.  BadFrame."""
+    try:
+        n_bytes = int.from_bytes(await stream.readexactly(frames.HEADER_BYTES), "big")
+        if n_bytes > max_bytes:
+            raise frames.BadFrame(f"a frame of {n_bytes} bytes, limit is {max_bytes}")
+        return frames.decoded(await stream.readexactly(n_bytes))
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise frames.BadFrame("half a frame") from None
+        return None
+    except (BrokenPipeError, ConnectionResetError):
+        return None

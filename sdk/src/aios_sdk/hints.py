@@ -127,7 +127,10 @@ def _annotated(schema: dict[str, Any], notes: Sequence[Any]) -> dict[str, Any]:
 
 def _required(hint: Any) -> list[str]:
     if typing.is_typeddict(hint):
-        return sorted(hint.__required_keys__)
+        # __required_keys__ takes hints that are texts, as __future__'s are, for required.
+        kinds = {name: get_origin(of) for name, of in type_hints(hint).items()}
+        known = hint.__required_keys__
+        return [n for n, kind in kinds.items() if n in known and kind is not NotRequired]
     return [f.name for f in fields(hint) if f.default is MISSING and f.default_factory is MISSING]
 
 

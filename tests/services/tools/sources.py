@@ -72,7 +72,7 @@ async def in_worker(work: Callable[[], Any], uid: int = 0, size: int = 0) -> Any
     return await asyncio.to_thread(work)
 
 
-async def admit(_: Tool) -> None:
+async def admit(_: Tool, __: Mapping[str, Any]) -> None:
     """Nobody has to be asked."""
 
 

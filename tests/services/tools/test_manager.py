@@ -299,7 +299,7 @@ def test_what_a_person_must_confirm_waits_before_it_takes_a_place() -> None:
         source.offer("held", held, parameters=NUMBER)
         manager, asked = managed(source), asyncio.Event()
 
-        async def never(tool: Tool) -> None:
+        async def never(tool: Tool, arguments: Mapping[str, Any]) -> None:
             asked.set()
             await asyncio.get_running_loop().create_future()
 
