@@ -16,6 +16,7 @@ from benchmarks import (
     restart,
     rr_overhead,
     scale,
+    spawn,
     storage,
     switch,
     syscalls,
@@ -60,6 +61,7 @@ BENCHMARKS: dict[str, Named] = {
     "syscalls": Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
     "memory": Named("Memory: the block of RAM, vectors, and many agents' notes", memory),
     "storage": Named("Small files beside plain files and plain SQLite", storage),
+    "spawn": Named("Starting an agent", spawn),
     "restart": Named("After a restart", restart),
 }
 

@@ -36,7 +36,7 @@ from aiosd.demo.daemon import Flags, PrivateDaemon
 from benchmarks.common import ROOT, Spread, note, table
 
 EXAMPLES = ROOT / "sdk" / "examples"
-NAMES = ("best_of_n", "chat", "debate", "reflexion")
+NAMES = ("best_of_n", "chat", "debate", "plan_and_execute", "reflexion")
 CONFIG = """
 [[access.confirm]]  # asks a person, whose part this script plays
 kinds = ["memory"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation, agents, interference, results, rr_overhead, scale, switch
+from benchmarks import ablation, agents, interference, results, rr_overhead, scale, spawn, switch
 from benchmarks.common import Options, Spread, shown, table
 from benchmarks.workload import Outcome, Workload, in_threads
 
@@ -106,6 +106,11 @@ SITUATION = rr_overhead.Situation("resident", 16, 16, 8)
             "the guide is 20 ms at p99: met",
         ),
         (switch.report, [switch.Row(512, 2048, S, S, S, S, S)], "| 512    | 2   |"),
+        (
+            spawn.report,
+            [spawn.Row(spawn.BARE, S, S), spawn.Row(spawn.SPAWNED, TWICE, TWICE)],
+            "The daemon adds 2.0 ms: 2.00 of the bare one.",
+        ),
         (rr_overhead.report, [rr_overhead.Row(SITUATION, 4, S, S, S, 9, 7)], "| 16/16/8 "),
     ],
     ids=lambda value: getattr(value, "__module__", ""),

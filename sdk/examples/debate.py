@@ -1,8 +1,7 @@
 """A debate: two agents who know nothing of each other but a name, and write to that mailbox.
 
     AIOSD_SOCKET=… python sdk/examples/debate.py
-They run side by side here; in two processes, started one after the other, it would be the same,
-since messages wait in the mailbox until they are acknowledged.
+They could as well be two programs: messages wait in the mailbox until they are acknowledged.
 """
 
 from __future__ import annotations

@@ -48,9 +48,11 @@ def test_the_blocking_client_never_loads_asyncio_and_the_package_itself_nearly_n
         "print(sorted(m for m in set(sys.modules) - before if m.startswith('aios_sdk')))\n"
         "aios_sdk.Client, aios_sdk.Stream, aios_sdk.TABLE\n"
         "print([m for m in ('asyncio', 'concurrent.futures', 'ssl', 'json') if m in sys.modules])\n"
+        "aios_sdk.Agent\n"
+        "print([m for m in ('asyncio', 'concurrent.futures', 'ssl') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["['aios_sdk']", "[]"]
+    assert done.stdout.splitlines() == ["['aios_sdk']", "[]", "[]"]
 
 
 def test_only_msgpack_and_the_standard_library_are_imported() -> None:
@@ -68,6 +70,8 @@ def test_the_two_clients_have_the_same_surface() -> None:
     for blocking, waiting in (
         ("client.Client", "aio.AsyncClient"),
         ("client.Context", "aio.AsyncContext"),
+        ("ownacts.ActSteps", "aioownacts.AsyncActSteps"),
+        ("process.Process", "process.AsyncProcess"),
         ("tools.Tools", "tools.AsyncTools"),
         ("agent.Agent", "aioagent.AsyncAgent"),
         ("stream.Stream", "aiostream.AsyncStream"),

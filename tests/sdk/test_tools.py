@@ -88,8 +88,7 @@ def test_a_function_is_called_with_what_its_hints_say_and_answers_as_text() -> N
     assert own.run(call("price", fruit="pear", n=2)) == {
         "role": "tool", "tool_call_id": "c7", "name": "price", "content": '{"cents": 90}',
     }  # fmt: skip
-    [spec] = own.offered(None)
-    assert not isinstance(spec, str)
+    [spec] = own.specs()
     assert spec["description"] == "What fruit costs, in cents."
     assert spec["parameters"]["required"] == ["fruit"]
 
@@ -134,13 +133,14 @@ def test_coroutines_take_an_async_agent() -> None:
     assert asyncio.run(own.run_async(call("price", fruit="apple")))["content"] == '{"cents": 30}'
 
 
-def test_names_are_looked_for_among_the_agents_own_first_and_functions_are_added() -> None:
-    own = OwnTools(is_async=False)
-    [offered, of_daemon] = own.offered([price, "clock"])
-    assert not isinstance(offered, str)
-    assert (offered["name"], of_daemon) == ("price", "clock")
-    assert own.offered(["price"]) == [offered] == own.offered([price]) == own.offered(None)
+def test_an_acts_tools_are_the_agents_own_and_those_it_is_given_besides() -> None:
+    own = OwnTools(is_async=True)
+    own.add(price)
+    more, names = own.with_more([weather, price, "price", "clock", "git.*"])
+    assert names == ["clock", "git.*"]
+    assert [spec["name"] for spec in more.specs()] == ["price", "weather"]
+    assert [spec["name"] for spec in own.specs()] == ["price"]  # unchanged
     with pytest.raises(BadTool, match="already"):
         own.add(price)
     with pytest.raises(InvalidParams, match="7 is no tool"):
-        own.offered([7])  # type: ignore[list-item]  # what is tested
+        own.with_more([7])  # type: ignore[list-item]  # what is tested

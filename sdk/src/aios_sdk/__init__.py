@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aios_sdk.aio import AsyncClient, AsyncContext
     from aios_sdk.aioagent import AsyncAgent
     from aios_sdk.aiofiles import AsyncFileReader, AsyncFileWriter
+    from aios_sdk.aioownacts import AsyncActSteps
     from aios_sdk.aiostorage import AsyncStorage
     from aios_sdk.aiostream import AsyncStream, AsyncTextStream
     from aios_sdk.client import Client, Context
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from aios_sdk.files import FileReader, FileWriter
     from aios_sdk.ipc import AsyncIpc, Ipc
     from aios_sdk.memory import AsyncMemory, Memory
+    from aios_sdk.ownacts import ActSteps
     from aios_sdk.paths import default_socket
     from aios_sdk.process import AsyncProcess, Process
     from aios_sdk.results import (
@@ -117,11 +119,13 @@ __all__ = [
     "TABLE",
     "Access",
     "ActOptions",
+    "ActSteps",
     "ActStream",
     "Acted",
     "Agent",
     "AiosError",
     "AsyncAccess",
+    "AsyncActSteps",
     "AsyncActStream",
     "AsyncAgent",
     "AsyncClient",
@@ -227,6 +231,7 @@ _HOMES = {
     "aio": ("AsyncClient", "AsyncContext"),
     "aioagent": ("AsyncAgent",),
     "aiofiles": ("AsyncFileReader", "AsyncFileWriter"),
+    "aioownacts": ("AsyncActSteps",),
     "aiostorage": ("AsyncStorage",),
     "aiostream": ("AsyncStream", "AsyncTextStream"),
     "client": ("Client", "Context"),
@@ -234,6 +239,7 @@ _HOMES = {
     "ipc": ("AsyncIpc", "Ipc"),
     "memory": ("AsyncMemory", "Memory"),
     "process": ("AsyncProcess", "Process"),
+    "ownacts": ("ActSteps",),
     "paths": ("default_socket",),
     "results": (
         "ChatMessage",

@@ -15,10 +15,10 @@ Rule: leaving early cancels the act in the daemon, whatever it is at.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
 from aios_sdk.errors import InvalidParams, ProtocolError
 from aios_sdk.results import (
@@ -255,6 +255,12 @@ def act_params(
         "client_tools": own or None,
         **options,
     }
+
+
+def act_options(defaults: Mapping[str, object], options: ActOptions) -> ActOptions:
+    """An act's options, and those of an agent's defaults that an act takes."""
+    fit = {name: value for name, value in defaults.items() if name in ActOptions.__optional_keys__}
+    return cast(ActOptions, {**fit, **options})
 
 
 def steps_in(chunk: dict[str, object]) -> list[Step]:

@@ -14,18 +14,24 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Unpack, cast
+from typing import TypeVar, Unpack, cast
 
 from aios_sdk.access import Access
+from aios_sdk.acting import Acted, ActOptions, ActStream, act_options
 from aios_sdk.calls import OnWaiting
 from aios_sdk.client import Client, Context
 from aios_sdk.errors import AiosError
 from aios_sdk.ipc import Ipc
 from aios_sdk.memory import Memory
+from aios_sdk.ownacts import Acting, ActSteps
+from aios_sdk.owntools import Function, OwnTools
+from aios_sdk.process import Process, SpawnOptions
 from aios_sdk.results import (
     GenerateOptions,
     Generation,
+    ToolSpec,
     What,
     conversation_options,
     said,
@@ -33,6 +39,8 @@ from aios_sdk.results import (
 from aios_sdk.storage import Storage
 from aios_sdk.stream import TextStream
 from aios_sdk.tools import Tools
+
+F = TypeVar("F", bound=Function)
 
 
 class Agent:
@@ -65,6 +73,7 @@ class Agent:
         self._beginning = threading.Lock()
         self._begun: list[Context] = []  # of the forks too, in the order they were begun
         self._is_fork = False
+        self._own_tools = OwnTools(is_async=False)
         self.client = Client(socket, name, timeout_s, on_waiting)
         self._context = None if context is None else self.client.context_at(context)
 
@@ -118,12 +127,51 @@ class Agent:
         """As generate(), but an iterator of text; its result is the Generation."""
         return self.context().generate_stream(said(what), **self._options(options))
 
+    def tool(self, function: F) -> F:
+        """Offer a function to the model: it runs here, when act() has the model call it.
+
+        Its name, docstring and type hints are what the model is told; see toolbox.tool for more.
+        """
+        self._own_tools.add(function)
+        return function
+
+    def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | Function] = (),
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """The model's answer to what the user says, for which it may call tools before it answers.
+
+        tools are names of the daemon's, patterns of such (`git.*`, `*`), and functions; those of
+        @agent.tool may be called anyhow.  After max_rounds (8) of calls it has to answer.
+        """
+        return self.act_stream(what, tools=tools, **options).result
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | Function] = (),
+        **options: Unpack[ActOptions],
+    ) -> ActSteps:
+        """As act(), but an iterator of its steps: words, calls, what these brought."""
+        acting = Acting(self._own_tools, what, tools, act_options(self._defaults, options))
+        return ActSteps(acting, self._act)
+
     def fork(self) -> Agent:
         """The same agent with a conversation of its own, which starts as a copy of this one."""
         twin = copy.copy(self)
         twin._context = self._own(self.context().fork())
         twin._is_fork = True
         return twin
+
+    def spawn(
+        self, name: str, command: str, *args: str, **options: Unpack[SpawnOptions]
+    ) -> Process:
+        """An agent of its own, which the daemon runs as a confined process; see Client.spawn()."""
+        return self.client.spawn(name, command, *args, **options)
 
     def close(self) -> None:
         """End the connection, and with it every fork; of a fork: forget its conversation."""
@@ -150,6 +198,11 @@ class Agent:
 
     def _options(self, options: GenerateOptions) -> GenerateOptions:
         return cast(GenerateOptions, {**self._defaults, **options})
+
+    def _act(
+        self, what: What | None, tools: Sequence[str | ToolSpec], options: ActOptions
+    ) -> ActStream:
+        return self.context().act_stream(what, tools=tools, **options)
 
     def _own(self, context: Context) -> Context:
         if not self._keeps:

@@ -12,27 +12,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Unpack, cast
+from typing import TypeVar, Unpack, cast
 
 from aios_sdk.access import AsyncAccess
+from aios_sdk.acting import Acted, ActOptions, AsyncActStream, act_options, act_params
 from aios_sdk.aio import AsyncClient, AsyncContext
 from aios_sdk.aiolink import AsyncLink
+from aios_sdk.aioownacts import AsyncActSteps
 from aios_sdk.aiostorage import AsyncStorage
 from aios_sdk.aiostream import AsyncStream, AsyncTextStream
 from aios_sdk.calls import Call, OnWaiting
 from aios_sdk.errors import AiosError
 from aios_sdk.ipc import AsyncIpc
 from aios_sdk.memory import AsyncMemory
+from aios_sdk.ownacts import Acting
+from aios_sdk.owntools import Function, OwnTools
+from aios_sdk.process import AsyncProcess, SpawnOptions
 from aios_sdk.results import (
     GenerateOptions,
     Generation,
+    ToolSpec,
     What,
     conversation_options,
     said,
     what_params,
 )
 from aios_sdk.tools import AsyncTools
+
+F = TypeVar("F", bound=Function)
 
 
 class AsyncAgent:
@@ -56,6 +65,7 @@ class AsyncAgent:
         self._beginning = asyncio.Lock()
         self._begun: list[AsyncContext] = []  # of the forks too, in the order they were begun
         self._is_fork = False
+        self._own_tools = OwnTools(is_async=True)
         self.client = AsyncClient(socket, name, timeout_s, on_waiting)
         self._timeout_s = timeout_s
         self._context = None if context is None else self.client.context_at(context)
@@ -114,12 +124,51 @@ class AsyncAgent:
         params = what_params(said(what)) | dict(self._options(options))
         return AsyncTextStream(self._stream("llm.generate", params))
 
+    def tool(self, function: F) -> F:
+        """Offer a function to the model: it runs here, when act() has the model call it.
+
+        Its name, docstring and type hints are what the model is told; see toolbox.tool for more.
+        """
+        self._own_tools.add(function)
+        return function
+
+    async def act(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | Function] = (),
+        **options: Unpack[ActOptions],
+    ) -> Acted:
+        """The model's answer to what the user says, for which it may call tools before it answers.
+
+        tools are names of the daemon's, patterns of such (`git.*`, `*`), and functions; those of
+        @agent.tool may be called anyhow.  After max_rounds (8) of calls it has to answer.
+        """
+        return await self.act_stream(what, tools=tools, **options).result()
+
+    def act_stream(
+        self,
+        what: What | None = None,
+        *,
+        tools: Sequence[str | Function] = (),
+        **options: Unpack[ActOptions],
+    ) -> AsyncActSteps:
+        """As act(), but an async iterator of its steps: words, calls, what these brought."""
+        acting = Acting(self._own_tools, what, tools, act_options(self._defaults, options))
+        return AsyncActSteps(acting, self._act)
+
     async def fork(self) -> AsyncAgent:
         """The same agent with a conversation of its own, which starts as a copy of this one."""
         twin = copy.copy(self)
         twin._context = self._own(await (await self.context()).fork())
         twin._is_fork = True
         return twin
+
+    async def spawn(
+        self, name: str, command: str, *args: str, **options: Unpack[SpawnOptions]
+    ) -> AsyncProcess:
+        """An agent of its own, which the daemon runs as a confined process; see Client.spawn()."""
+        return await self.client.spawn(name, command, *args, **options)
 
     async def close(self) -> None:
         """End the connection, and with it every fork; of a fork: forget its conversation."""
@@ -158,6 +207,11 @@ class AsyncAgent:
             )
 
         return AsyncStream(start, self._timeout_s)
+
+    def _act(
+        self, what: What | None, tools: Sequence[str | ToolSpec], options: ActOptions
+    ) -> AsyncActStream:
+        return AsyncActStream(self._stream("llm.act", act_params(what, tools, None, options)))
 
     def _own(self, context: AsyncContext) -> AsyncContext:
         if not self._keeps:

@@ -16,6 +16,7 @@ from aios_sdk.results import ChatMessage, ToolCall, ToolSpec
 from aios_sdk.toolbox import BadTool, arguments_of, outcome_of, spec_of
 
 MAX_ANSWER_CHARS = 65_536  # some 16,000 tokens: more than most contexts have
+FAILED = "error: "  # how such an answer begins
 
 Function = Callable[..., Any]
 
@@ -40,28 +41,26 @@ class OwnTools:
             name=spec.name, description=spec.description, parameters=spec.parameters
         )
 
-    def offered(self, tools: Sequence[str | Function] | None) -> list[str | ToolSpec]:
-        """What the daemon is told: its own tools by name, these as they are.
+    def specs(self) -> list[ToolSpec]:
+        """What the daemon is told of them."""
+        return [*self._specs.values()]
 
-        None: all that there are here.  Names are looked for here first, and then in the daemon;
-        a function that isn't here yet is added.
-        """
-        if tools is None:
-            return [*self._specs.values()]
-        offered: list[str | ToolSpec] = []
+    def with_more(self, tools: Sequence[str | Function]) -> tuple[OwnTools, list[str]]:
+        """These and the functions among tools; the names among them that aren't one of these, and
+        so are the daemon's."""
+        more = OwnTools(is_async=self._is_async)
+        more._functions, more._specs = {**self._functions}, {**self._specs}
+        names = []
         for each in tools:
             if isinstance(each, str):
-                offered.append(self._specs.get(each, each))
-            elif callable(each):
-                name = spec_of(each).name
-                if self._functions.get(name) is not each:
-                    self.add(each)
-                offered.append(self._specs[name])
-            else:
+                names.append(each)
+            elif not callable(each):
                 raise InvalidParams(
-                    f"{each!r} is no tool: give a name or a function", field="tools"
+                    f"{each!r} is no tool: name one, or give a function", field="tools"
                 )
-        return offered
+            elif each not in more._functions.values():
+                more.add(each)
+        return more, [name for name in names if name not in more._functions]
 
     def run(self, call: ToolCall) -> ChatMessage:
         """Carry out a call of the model's; the message that tells it what came of it."""
@@ -86,6 +85,11 @@ class OwnTools:
         return value
 
 
+def is_failure(answer: ChatMessage) -> bool:
+    """Whether the function raised."""
+    return answer["content"].startswith(FAILED)
+
+
 def _answer(call: ToolCall, value: object) -> ChatMessage:
     content = outcome_of(value).content
     if len(content) > MAX_ANSWER_CHARS:
@@ -94,4 +98,4 @@ def _answer(call: ToolCall, value: object) -> ChatMessage:
 
 
 def _failure(call: ToolCall, error: Exception) -> ChatMessage:
-    return call.answer(f"error: {type(error).__name__}: {error}"[:MAX_ANSWER_CHARS])
+    return call.answer(f"{FAILED}{type(error).__name__}: {error}"[:MAX_ANSWER_CHARS])
