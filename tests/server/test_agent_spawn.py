@@ -1,4 +1,4 @@
-"""Agents that agents start: the same Agent in the parent and in the process that the daemon runs."""
+"""Agents that agents start: the same Agent in the parent and in the process of the daemon's."""
 
 from __future__ import annotations
 
