@@ -117,7 +117,7 @@ class Telemetry:
         self.figures.tool_ended(tool.source, outcome, duration_s)
         facts = {"agent": caller.name, "name": tool.name, "outcome": outcome}
         log.info("tool", uid=caller.uid, ms=round(duration_s * 1000, 1), **facts)
-        self._tell("tool_ended", caller.uid, total_ms=round(duration_s * 1000), **facts)
+        self._tell("tool", caller.uid, total_ms=round(duration_s * 1000), **facts)
 
     def _tell(self, event: str, uid: int | None, **facts: Any) -> None:
         self.happenings.tell(event, uid, self._now_ms(), **facts)

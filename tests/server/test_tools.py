@@ -422,6 +422,11 @@ def test_an_irreversible_tool_waits_for_a_person_who_sees_its_arguments(daemon: 
         RawPeer(daemon.config.socket, "aiosctl") as person,
     ):
         bot.sock.settimeout(LIMIT_S)
+        for who, decided in ((bot, (True, False)), (person, (False, True))):
+            told = result(who, "access.check", action="tool.call", target="wipes")
+            assert (told["asks"], told["allowed"]) == decided
+            told = result(who, "access.check", action="tool.call", target="nosuch")
+            assert (told["asks"], told["allowed"]) == (False, False)
         wrong: dict[str, object] = {"name": "wipes", "arguments": {}}
         assert bot.ask("tool.call", **wrong).error is not None  # nobody is asked about that
         assert result(person, "access.pending")["requests"] == []

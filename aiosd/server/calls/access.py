@@ -9,6 +9,7 @@ from aios_sdk.errors import Denied, InvalidParams, NotFound
 from aios_sdk.syscalls import TABLE
 from aiosd.access_config import AGENT_PATTERN
 from aiosd.kernel.model import AgentId
+from aiosd.server import tooling
 from aiosd.server.calls.base import Result
 from aiosd.server.calls.ipc import mailbox_of
 from aiosd.server.generate import now_ms
@@ -34,10 +35,11 @@ _ACT_OF: dict[str, Act] = {
     **dict.fromkeys(("load", "unload", "limits"), "admin"),
     **dict.fromkeys(("delete", "clear"), "delete"),
     **dict.fromkeys(("receive", "ack"), "read"),
-    "call": "use",
+    **dict.fromkeys(("call", "call_all"), "use"),
     "send": "send",
 }
 """What a syscall does to its target; write, if it isn't here."""
+_ON_SERVERS = ("tool.load", "tool.unload", "admin")  # they name where tools come from
 
 
 class Accesses:
@@ -101,6 +103,8 @@ class Accesses:
                 return Target(kind, whose, (path if colon else text).strip("/"))
             case "mailbox" | "ipc":
                 return mailbox_of(AgentId(call.agent.uid, text))
+            case "tool" if call.params.get("action") not in _ON_SERVERS:
+                return tooling.target_of(self._d.tools.look_up(text))
             case "tool" | "model" | "access" | "daemon":
                 return Target(kind, None, text)
         words = f"target is {text!r}, expected KIND:ID with a kind of {', '.join(access.KINDS)}"

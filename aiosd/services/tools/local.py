@@ -243,7 +243,7 @@ def places(directory: str) -> list[Place]:
     found = [Place("module", point.value) for point in sorted(entry_points(group=GROUP))]
     if not directory:
         return found
-    top = Path(directory).expanduser()
+    top = Path(directory).expanduser().absolute()
     try:
         mode = top.stat().st_mode
         files = sorted(top.glob("*.py"))

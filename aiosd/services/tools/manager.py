@@ -168,11 +168,13 @@ class ToolManager:
 
     def get(self, name: str, agent: AgentId) -> tuple[Tool, ToolSource]:
         """One that the agent may use, and where it comes from.  NotFound, Denied."""
-        for tool, source in self._all():
-            if tool.name == name:
-                self._doorkeeper.check(agent, tool)
-                return tool, source
-        raise NotFound(f"no tool {name[:128]!r}", tool=name[:128])
+        tool, source = self._found(name)
+        self._doorkeeper.check(agent, tool)
+        return tool, source
+
+    def look_up(self, name: str) -> Tool:
+        """One that is there for somebody.  NotFound.  For who decides who may use it."""
+        return self._found(name)[0]
 
     def usual_s(self, name: str) -> float | None:
         """How long the tool's calls have taken lately; None if there was none yet."""
@@ -285,6 +287,12 @@ class ToolManager:
                 if config.is_on(tool.name):
                     yield _in_force(tool, config), source
 
+    def _found(self, name: str) -> tuple[Tool, ToolSource]:
+        for tool, source in self._all():
+            if tool.name == name:
+                return tool, source
+        raise NotFound(f"no tool {name[:128]!r}", tool=name[:128])
+
     def _state(self, tool: Tool) -> _State:
         state = self._states.get(tool.name)
         if state is None:
@@ -315,7 +323,7 @@ class ToolManager:
         checker = state.checker
         if isinstance(checker, BadSchema):
             raise Failed(f"{tool.name} can't be called: its schema: {checker}", tool=tool.name)
-        size = LONG_CHECK if checker.takes_long or len(arguments) > 100 else 0
+        size = LONG_CHECK if checker.takes_long or _is_long(arguments) else 0
         try:
             await self._in_worker(lambda: checker.check(arguments, max_bytes), caller.uid, size)
         except InvalidParams as error:
@@ -366,6 +374,21 @@ class ToolManager:
         if len(result.content) < LONG_CHECK and result.structured is None:
             return outcome.bounded(result, max_bytes)
         return await self._in_worker(lambda: outcome.bounded(result, max_bytes), caller.uid)
+
+
+def _is_long(arguments: Mapping[str, Any]) -> bool:
+    """Whether checking them may take more than some milliseconds."""
+    n_left, waiting = 1000, [*arguments.values()]
+    while waiting and n_left > 0:
+        match waiting.pop():
+            case list() as items:
+                waiting += items[:n_left]
+            case dict() as items:
+                waiting += list(items.values())[:n_left]
+            case str() as text:
+                n_left -= len(text) // 100
+        n_left -= 1
+    return n_left <= 0
 
 
 def _in_force(tool: Tool, config: Tools) -> Tool:

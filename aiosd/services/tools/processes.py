@@ -53,8 +53,8 @@ async def start(mode: str, place: Place, confinement: Confinement) -> Process:
     argv = [sys.executable, "-P", "-s", "-m", module, mode, place.kind, place.target]
     try:
         return await confine.spawn(argv, confinement, stdin=confine.PIPE, stdout=confine.PIPE)
-    except confine.ConfineError as error:
-        raise ToolFailed(str(error)) from None
+    except (confine.ConfineError, OSError) as error:  # OSError: out of descriptors, for one
+        raise ToolFailed(f"no process could be started: {error}") from None
 
 
 async def describe(place: Place, confinement: Confinement) -> list[Mapping[str, Any]]:
