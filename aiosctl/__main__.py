@@ -39,7 +39,7 @@ ENTRIES = {
     ),
     "access": Entry("aiosctl.access", "access", "Rights, groups, grants and rules.", MANAGE),
     "audit": Entry("aiosctl.audit", "audit", "What was denied, asked and approved.", LOOK),
-    "agent": Entry("aiosctl.agent", "agent", "List and end agents.", MANAGE),
+    "agent": Entry("aiosctl.agent", "agent", "List, run and end agents.", MANAGE),
     "memory": Entry("aiosctl.memory", "memory", "Add and find what agents remember.", MANAGE),
     "ipc": Entry("aiosctl.ipc", "ipc", "Send, receive and count agents' messages.", MANAGE),
     "fs": Entry("aiosctl.fs", "fs", "Store, read and share agents' files.", MANAGE),

@@ -1,10 +1,11 @@
-"""Agents: who is connected or owns something.  The noun `agent`."""
+"""Agents: who is connected or owns something.  The noun `agent`; process.py has those that the
+daemon runs."""
 
 from __future__ import annotations
 
 import click
 
-from aiosctl import complete, render, units
+from aiosctl import complete, process, render, units
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Group, Size
 from aiosctl.many import for_each
@@ -25,10 +26,15 @@ COLUMNS = (
     examples=(
         ("who is there", "aiosctl agent ls"),
         ("end all that an agent does", "aiosctl agent kill alice"),
+        ("have the daemon run one", "aiosctl agent run bob -- python bob.py"),
     ),
 )
 def agent() -> None:
-    """List, show and end agents: who is connected, or owns contexts."""
+    """List, show, run and end agents: who is connected, or owns contexts."""
+
+
+for command in process.COMMANDS:
+    agent.add_command(command)
 
 
 @agent.command("ls")
@@ -68,7 +74,7 @@ def info(app: App, name: str) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="AGENT…", shell_complete=complete.agents)
 @pass_app
 def kill(app: App, names: tuple[str, ...]) -> None:
-    """End agents' connections and jobs. Their contexts stay."""
+    """End agents' connections, jobs and processes. Their contexts stay."""
     for_each(app, names, lambda one: app.call("agent.kill", agent=one))
 
 

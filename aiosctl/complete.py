@@ -46,6 +46,7 @@ def _completer(method: str, listed: str, key: str, about: str, **params: Any) ->
 jobs = _completer("job.list", "jobs", "job", "agent", all=True)
 contexts = _completer("context.list", "contexts", "context", "agent", all=True)
 agents = _completer("agent.list", "agents", "agent", "uid")
+processes = _completer("agent.processes", "processes", "agent", "state")
 requests = _completer("access.pending", "requests", "request", "act")
 groups = _completer("access.groups", "groups", "name", "mode")
 models = _completer("llm.models", "models", "name", "kind")

@@ -132,6 +132,11 @@ def _particular(code: str, message: str, data: dict[str, Any]) -> str | None:
 
 
 def _how_to_get(right: str) -> str:
+    if right == "spawn":
+        return (
+            "it is off at first: an admin gives it with 'aiosctl access rights NAME --add spawn', "
+            "or the configuration in [access] rights"
+        )
     if right == "admin":
         return "it needs the right 'admin', which root and the daemon's own user hold"
     return f"ask for it with: aiosctl --agent NAME access request {right} REASON"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from aiosctl import complete, render, units, waiting
+from aiosctl import complete, process, render, units, waiting
 from aiosctl.app import App, pass_app
 from aiosctl.commands import Command, Group
 from aiosctl.failures import how_to_attach
@@ -27,6 +27,7 @@ COLUMNS = (
     render.Column("SLICES", "slices", right=True),
     render.Column("PARKS", "parks", right=True),
 )
+PARENT = render.Column("PARENT", "parent")
 WAIT_COLUMNS = (
     *(column for column in COLUMNS if column.key in ("job", "agent", "uid", "state", "waited_ms")),
     render.Column("WAITS FOR", "waits_for", waiting.words),
@@ -52,7 +53,8 @@ def ps(app: App, is_all: bool, is_wait: bool) -> None:
     """List the jobs of all your agents: what runs, what waits, and what it has cost.
 
     TOKENS were written so far, WAITED is time in line, SLICES counts its turns on the model, PARKS
-    how often its context had to make room for another. With --wait: what each waits for, be it a
+    how often its context had to make room for another; agents that the daemon runs come below their
+    parents. With --wait: what each waits for, be it a
     lane, its client, a pause, another job that reads the same beginning, or the database.
     """
     result = app.call("job.list", all=True)
@@ -60,7 +62,25 @@ def ps(app: App, is_all: bool, is_wait: bool) -> None:
         # An admin gets everyone's; "mine" is what a person expects without being asked.
         result["jobs"] = [job for job in result["jobs"] if job["uid"] == app.hello["uid"]]
     nothing = "no jobs" if is_all else "no jobs of yours"
-    _show(app, result, nothing, WAIT_COLUMNS if is_wait else COLUMNS)
+    columns = WAIT_COLUMNS if is_wait else COLUMNS
+    if not app.is_json and _as_tree(app, result["jobs"], is_all):
+        columns = (*columns[:2], PARENT, *columns[2:])
+    _show(app, result, nothing, columns)
+
+
+def _as_tree(app: App, jobs: list[dict[str, Any]], is_all: bool) -> bool:
+    """Put the jobs of agents that the daemon runs last, each below its parent's; whether any is."""
+    tree = app.call("agent.processes", all=is_all or None)["processes"]
+    places = {(row["uid"], row["agent"]): place for place, row in enumerate(tree)}
+    depths = process.depths(tree)
+    for job in jobs:
+        place = places.get((job["uid"], job["agent"]))
+        if place is not None:
+            job["parent"] = tree[place].get("parent")
+            job["agent"] = render.indented([(depths[place], job["agent"])])[0]
+            job["place"] = place
+    jobs.sort(key=lambda job: job.get("place", -1))
+    return any("place" in job for job in jobs)
 
 
 @click.group(

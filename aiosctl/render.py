@@ -134,6 +134,20 @@ def words(text: str) -> None:
     sys.stdout.flush()
 
 
+def relay(text: str, *, is_error: bool) -> None:
+    """A line that another program wrote, to the stream that it meant."""
+    stream = sys.stderr if is_error else sys.stdout
+    if stream is not None:
+        stream.write((printable(text) if stream.isatty() else text) + "\n")
+        stream.flush()
+
+
+def indented(labels: Iterable[tuple[int, str]]) -> list[str]:
+    """Labels of a tree's rows, given how deep each is: indented for a person, plain in a pipe."""
+    step = "  " if is_terminal(sys.stdout) else ""
+    return [step * depth + label for depth, label in labels]
+
+
 def line(text: str) -> None:
     """One line of ours on stdout."""
     _write(one_line(text) + "\n")
