@@ -17,6 +17,7 @@ TALK, LOOK, MANAGE, OTHER = "Talk to the model", "Look", "Manage", "Other"
 
 ENTRIES = {
     "run": Entry("aiosctl.run", "run", "Send one prompt, print the answer as it comes.", TALK),
+    "act": Entry("aiosctl.act", "act", "Let the model work with tools.", TALK),
     "chat": Entry("aiosctl.chat", "chat", "Talk with the model, turn by turn.", TALK),
     "status": Entry("aiosctl.status", "status", "What the daemon is and does.", LOOK),
     "ps": Entry("aiosctl.job", "ps", "The jobs of all your agents.", LOOK),

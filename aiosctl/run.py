@@ -123,13 +123,13 @@ def run(
     """
     if is_detached and (usage or is_streamed is not None):
         raise click.UsageError("--detach doesn't wait for the answer: no --usage, --[no-]stream")
-    params = _params(_prompt(prompt), options)
+    params = _params(prompt_of(prompt), options)
     if is_detached:
         _detach(app, params)
         return
     if app.is_json:
         is_lines = is_streamed is True
-        show = _show_line if is_lines else _show_nothing
+        show = show_line if is_lines else show_nothing
         result = generate(app, params, show=show, is_patient=False, shows_news=is_lines)
         render.document(result, is_line=is_lines)
     else:
@@ -156,15 +156,17 @@ def _detach(app: App, params: dict[str, Any]) -> None:
     render.hint(how_to_attach(job))
 
 
-def _show_line(chunk: dict[str, Any]) -> None:
+def show_line(chunk: dict[str, Any]) -> None:
+    """A chunk, for a program."""
     render.document(chunk, is_line=True)
 
 
-def _show_nothing(_chunk: dict[str, Any]) -> None:
+def show_nothing(_chunk: dict[str, Any]) -> None:
     """The result has it all."""
 
 
-def _prompt(words: tuple[str, ...]) -> str:
+def prompt_of(words: tuple[str, ...]) -> str:
+    """The prompt that the words are; '-', or none: standard input."""
     if not words or "-" in words:
         from sys import stdin
 
