@@ -86,6 +86,11 @@ class Processes:
     def children(self, parent: AgentProcess) -> list[AgentProcess]:
         return [it for it in self._running.values() if it.parent is parent]
 
+    def are_kin(self, one: AgentId, other: AgentId) -> bool:
+        """Whether one of the two is a process that the other has spawned."""
+        pairs = ((self._running.get(one), other), (self._running.get(other), one))
+        return any(child is not None and child.spawned_by == parent for child, parent in pairs)
+
     def check_free(self, agent: AgentId) -> None:
         """Denied, to a connection of its own that would go by the name of a process."""
         if agent in self._running:

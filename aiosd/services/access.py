@@ -81,12 +81,14 @@ class Target:
     owner            None for what is nobody's: a tool, a model, the daemon
     name             its id; a path for storage, relative to the owner's root; "" for all of a kind
     is_irreversible  a tool that says so
+    is_kin           the owner has spawned who acts, or was spawned by it, and runs
     """
 
     kind: str
     owner: AgentId | None
     name: str = ""
     is_irreversible: bool = False
+    is_kin: bool = False
 
     def __str__(self) -> str:
         owner = f" of agent {self.owner.name}" if self.owner else ""
@@ -278,6 +280,8 @@ def _reach(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
         return "operator"
     if kind not in _SHARED or (kind == "mailbox" and act not in _MAILED):
         return None
+    if kind == "mailbox" and target.is_kin:
+        return "kin"
     if act in _ALLOWED_BY[rules.same_uid]:
         return "uid"
     for name in subject.groups:

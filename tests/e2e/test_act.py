@@ -70,10 +70,11 @@ def test_a_daemon_killed_in_the_middle_leaves_a_context_that_goes_on(start: Star
                 next(step for step in steps if isinstance(step, CallProgress))
             roles = [message["role"] for message in context.read()["messages"]]
             assert roles[-2:] == ["assistant", "tool"]  # leaving has cancelled it, and that is said
+            stream = waits("Wait again.")
+            next(step for step in stream if isinstance(step, CallProgress))
+            daemon.kill()
             with pytest.raises(ConnectionLost):
-                for step in waits("Wait again."):
-                    if isinstance(step, CallProgress):
-                        daemon.kill()
+                _ = stream.result
         daemon = daemon.again()
         with Client(daemon.socket, agent="ada") as client:
             context = client.context_at(context.id)

@@ -497,3 +497,21 @@ def test_the_asyncio_client_spawns(daemon: Daemon) -> None:
             assert [line async for line in worker.follow(0)] == []
 
     asyncio.run(main())
+
+
+# ---------------------------------------------------------------- its mailbox
+
+
+def test_it_and_who_spawned_it_may_write_to_each_other_and_nobody_else(peer: RawPeer) -> None:
+    source = """
+    [message] = client.ipc.receive(timeout_s=60)
+    client.ipc.send(message["from"], message["body"] + 1)
+    client.ipc.ack(message)
+    """
+    spawn(peer, "worker", HELLO + textwrap.dedent(source))
+    result(peer, "ipc.send", to="worker", body=41)
+    [answer] = result(peer, "ipc.receive", timeout_ms=60_000)["messages"]
+    assert (answer["from"], answer["body"]) == ("worker", 42)
+    result(peer, "agent.wait", agent="worker")
+    assert error(peer, "ipc.send", to="worker", body=0)["code"] == "denied"  # it runs no more
+    assert error(peer, "ipc.send", to="meek", body=0)["code"] == "denied"

@@ -194,3 +194,10 @@ def test_a_mailbox_is_written_to_by_its_owners_groups_and_read_by_its_owner_alon
     person = Subject(AgentId(1000, "aiosctl"), frozenset(EVERYONE), is_operator=True)
     assert verdict(person, "delete", box) == "allowed"
     assert verdict(person, "read", box) == "denied"
+
+
+def test_who_spawned_whom_may_write_but_not_read() -> None:
+    box = Target("mailbox", ALICE, "alice", is_kin=True)
+    for act, expected in (("send", "allowed"), ("see", "allowed"), ("read", "denied")):
+        assert verdict(subject(BOB), act, box) == expected  # type: ignore[arg-type]
+    assert verdict(subject(EVE), "send", box) == "not_found"

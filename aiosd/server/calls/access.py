@@ -102,7 +102,9 @@ class Accesses:
                 whose = AgentId(call.agent.uid, owner) if colon else call.agent
                 return Target(kind, whose, (path if colon else text).strip("/"))
             case "mailbox" | "ipc":
-                return mailbox_of(AgentId(call.agent.uid, text))
+                owner_id = AgentId(call.agent.uid, text)
+                is_kin = self._d.processes.are_kin(call.agent, owner_id)
+                return mailbox_of(owner_id, is_kin=is_kin)
             case "tool" if call.params.get("action") not in _ON_SERVERS:
                 return tooling.target_of(self._d.tools.look_up(text))
             case "tool" | "model" | "access" | "daemon":

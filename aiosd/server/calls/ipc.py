@@ -25,7 +25,8 @@ class Mail:
     async def ipc_send(self, call: Call) -> Result:
         p = call.params
         to = AgentId(call.agent.uid, p["to"])
-        await self._d.access.admit(call, "send", mailbox_of(to))
+        is_kin = self._d.processes.are_kin(call.agent, to)
+        await self._d.access.admit(call, "send", mailbox_of(to, is_kin=is_kin))
         body: bytes = msgpack.packb(p["body"])
         message = await self._d.mailboxes.send(call.agent, to, body, p.get("key"), now_ms())
         return {"message": message}
@@ -51,7 +52,8 @@ class Mail:
         found = await self._d.mailboxes.of_uid(uid, p["limit"] + 1, p.get("after", ""))
         shown = []
         for one in found[: p["limit"]]:
-            target = mailbox_of(AgentId(uid, one.held.agent))
+            agent = AgentId(uid, one.held.agent)
+            target = mailbox_of(agent, is_kin=self._d.processes.are_kin(call.agent, agent))
             if self._d.access.decide(subject, "see", target).verdict is Verdict.ALLOWED:
                 shown.append(_figures(one))
         more = {"next": found[p["limit"] - 1].held.agent} if len(found) > p["limit"] else {}
@@ -63,9 +65,9 @@ class Mail:
         return {"messages": await self._d.mailboxes.clear(agent)}
 
 
-def mailbox_of(agent: AgentId) -> Target:
+def mailbox_of(agent: AgentId, *, is_kin: bool = False) -> Target:
     """An agent's mailbox, as what access decides on."""
-    return Target("mailbox", agent, agent.name)
+    return Target("mailbox", agent, agent.name, is_kin=is_kin)
 
 
 def _describe(message: Message) -> Result:

@@ -1146,8 +1146,9 @@ TABLE: dict[str, Syscall] = {
         ),
         _syscall(
             "ipc.send",
-            "put a message into the mailbox of an agent of this uid: of a common group, or where "
-            "the uid's agents reach each other; it waits there until it is acknowledged",
+            "put a message into the mailbox of an agent of this uid: of a common group, one it "
+            "spawned or was spawned by, or where the uid's agents reach each other; it waits there "
+            "until it is acknowledged",
             _result(message=ID),
             _needs("to", AGENT, "whose mailbox; the agent may be yet to come"),
             Param("body", Value(), "anything that MessagePack can say", default=None),
