@@ -66,7 +66,11 @@ def limit(limits: list[tuple[int, int, int]]) -> None:
 
 
 def ruleset(landlock: dict[str, Any]) -> int:
-    """A Landlock ruleset with the plan's paths; those that every program has may be missing."""
+    """A Landlock ruleset with the plan's paths; those that every program has may be missing.
+
+    The others were resolved when the plan was made: none may have become a link since, at which
+    who may write beside it could have it lead anywhere.
+    """
     attr = (ctypes.c_uint64 * 3)(landlock["fs"], landlock["net"], landlock["scoped"])
     size = ctypes.c_size_t(landlock["attr_bytes"])
     rules = checked("landlock_create_ruleset", libc.syscall(CREATE_RULESET, attr, size, 0))
@@ -77,6 +81,8 @@ def ruleset(landlock: dict[str, Any]) -> int:
             if is_required:
                 raise OSError(error.errno, f"granted path {path}: {error.strerror}") from None
             continue
+        if is_required and os.readlink(f"/proc/self/fd/{fd}") != path:
+            raise OSError(f"granted path {path}: it has become a link")
         is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
         allowed = rights & landlock["fs"] & (~0 if is_directory else FILE_RIGHTS)
         beneath = allowed.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)

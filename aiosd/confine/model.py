@@ -54,6 +54,8 @@ class Confinement:
 
     env             its environment; PATH, LANG, TZ, HOME and TMPDIR are added where it has none
     hidden          no grant may hold one of these or be in one: the daemon's state, its socket
+    is_resolved     what is granted was decided on as paths without links: one that is a link by now
+                    is refused
     needs_landlock  refuse to run where the kernel has no Landlock; False runs with seccomp alone
     """
 
@@ -61,6 +63,7 @@ class Confinement:
     bounds: Bounds = Bounds()
     env: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    is_resolved: bool = False
     needs_landlock: bool = True
 
 

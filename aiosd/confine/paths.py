@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,39 +40,56 @@ PACKAGES = ("aiosd", "aios_sdk")
 
 
 def find_program(name: str, cwd: str, env: Mapping[str, str]) -> str:
-    """The file that argv[0] means.  Raises ConfineError where there is none."""
+    """The file that argv[0] means, after links.  Raises ConfineError where there is none."""
     found = os.path.join(cwd, name) if "/" in name else shutil.which(name, path=env["PATH"])
     if found is None:
         raise ConfineError(f"{name} can't be run: it is not in {env['PATH']}")
     if not os.path.isfile(found):
         raise ConfineError(f"{name} can't be run: {found} is no file")
-    return found
+    return os.path.realpath(found)
 
 
 def rules(program: str, confinement: Confinement, private: str) -> Iterator[tuple[str, int, bool]]:
-    """Path, Landlock's rights, whether it must be there."""
+    """Path, Landlock's rights, whether it must be there, and without a link on the way to it.
+
+    program: as find_program() gave it.
+    """
     grant = confinement.grant
-    for path in (*grant.read, *grant.write):
-        check(path, confinement.hidden)
+    read = [resolved(path, confinement) for path in grant.read]
+    write = [resolved(path, confinement) for path in grant.write]
     for path in BASE:
         yield path, landlock.READ, False
     for path in NETWORK if grant.is_networked else ():
         yield path, landlock.READ, False
     for path in DEVICES:
         yield path, landlock.DEVICE, False
-    for path, rights in of_program(program):
-        yield path, rights, False
-    for path in grant.read:
+    yield program, landlock.READ, True
+    interpreter = _interpreter(program)
+    if interpreter:
+        _check_hidden(interpreter, interpreter, confinement.hidden)
+        yield interpreter, landlock.READ, True
+    if any(map(_is_python, filter(None, (program, interpreter)))):
+        for path, rights in _python():
+            yield path, rights, False
+    for path in read:
         yield path, landlock.READ, True
-    for path in (*grant.write, private):
+    for path in (*write, os.path.realpath(private)):
         yield path, landlock.WRITE, True
 
 
-def check(path: str, hidden: tuple[str, ...]) -> None:
-    """A grant is an absolute path that has nothing to do with what is hidden."""
+def resolved(path: str, confinement: Confinement) -> str:
+    """Where a granted path leads: absolute, and nothing to do with what is hidden."""
     if not os.path.isabs(path):
         raise ConfineError(f"granted path {path!r}: it must be absolute")
-    real = Path(os.path.realpath(path))
+    real = os.path.realpath(path)
+    if confinement.is_resolved and real != path:
+        raise ConfineError(f"granted path {path}: it has become a link, to {real}")
+    _check_hidden(path, real, confinement.hidden)
+    return real
+
+
+def _check_hidden(path: str, leads_to: str, hidden: tuple[str, ...]) -> None:
+    real = Path(leads_to)
     for each in hidden:
         kept = Path(os.path.realpath(each))
         if real == kept or kept in real.parents:
@@ -79,29 +98,21 @@ def check(path: str, hidden: tuple[str, ...]) -> None:
             raise ConfineError(f"granted path {path}: {each} is in it, which is the daemon's own")
 
 
-def of_program(program: str) -> Iterator[tuple[str, int]]:
-    """Its own file, the interpreter that its first line names, and Python's environment if
-    that is what runs."""
-    yield program, landlock.READ
-    interpreter = _interpreter(program)
-    if interpreter:
-        yield interpreter, landlock.READ
-    if any(map(_is_python, filter(None, (program, interpreter)))):
-        for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
-            yield prefix, landlock.READ
-        yield from _packages()
-
-
 def _interpreter(program: str) -> str | None:
+    """The program that its first line names, found as the kernel does (fs/binfmt_script.c): a
+    file that can be run.  Else who wrote the line would get whatever it names."""
     try:
-        with open(program, "rb") as file:
-            first = file.readline(512)
+        fd = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    with open(fd, "rb") as file:
+        first = file.readline(512) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     if not first.startswith(b"#!"):
         return None
-    words = first[2:].decode(errors="replace").split()
-    return words[0] if words and os.path.isabs(words[0]) else None
+    name = re.split(rb"[ \t\n\0]", first[2:].lstrip(b" \t"), maxsplit=1)[0]
+    real = os.path.realpath(os.fsdecode(name))
+    is_program = name.startswith(b"/") and os.path.isfile(real) and os.access(real, os.X_OK)
+    return real if is_program else None
 
 
 def _is_python(path: str) -> bool:
@@ -110,9 +121,11 @@ def _is_python(path: str) -> bool:
     return real == os.path.realpath(sys.executable) or Path(sys.prefix) in Path(path).parents
 
 
-def _packages() -> Iterator[tuple[str, int]]:
-    """Our own packages where they aren't in the environment: a checkout.  Of the directory
+def _python() -> Iterator[tuple[str, int]]:
+    """Its environment, and our own packages where they aren't in it: a checkout.  Of the directory
     they are in only its list of names, which the import system looks at."""
+    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix}:
+        yield prefix, landlock.READ
     for name in PACKAGES:
         origin = getattr(sys.modules.get(name), "__file__", None)
         if origin is None:

@@ -47,6 +47,7 @@ def prepare(
     confinement: Confinement,
     *,
     cwd: str | None,
+    executable: str | None = None,
     uid: int | None = None,
     keep: Sequence[int] = (),
 ) -> Prepared:
@@ -70,7 +71,9 @@ def prepare(
     try:
         tmp = prepared.tmp_dir
         env = _environment(argv[0], confinement.env, tmp)
-        program = paths.find_program(argv[0], cwd or tmp, env)
+        if executable is not None:
+            executable = paths.resolved(executable, confinement)
+        program = paths.find_program(executable or argv[0], cwd or tmp, env)
         rules = list(paths.rules(program, confinement, tmp))
         prepared.group = cgroups.make(confinement.bounds)
         prepared.plan = {

@@ -42,14 +42,14 @@ def remove(top: Path) -> None:
         names = _empty(at)
         while names:
             name = names.pop()
-            os.chmod(name, 0o700, dir_fd=at)
+            _open_up(name, at)
             inner = os.open(
                 name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
             )
             try:
                 for each in _empty(inner):
                     n_moved += 1
-                    os.chmod(each, 0o700, dir_fd=inner)
+                    _open_up(each, inner)
                     moved = f".moved-{os.getpid()}-{n_moved}"
                     os.rename(each, moved, src_dir_fd=inner, dst_dir_fd=at)
                     names.append(moved)
@@ -59,6 +59,16 @@ def remove(top: Path) -> None:
     finally:
         os.close(at)
     os.rmdir(top)
+
+
+def _open_up(name: str, at: int) -> None:
+    """Let us into a directory.  chmod() follows links, and another process of its user may have
+    put one there just now: OSError then."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)
+    finally:
+        os.close(fd)
 
 
 def _empty(at: int) -> list[str]:

@@ -160,6 +160,7 @@ async def spawn(
     stdout: int | IO[Any] = DEVNULL,
     stderr: int | IO[Any] = DEVNULL,
     pass_fds: Sequence[int] = (),
+    executable: str | None = None,
     uid: int | None = None,
     limit: int = STREAM_LIMIT_BYTES,
 ) -> Process:
@@ -168,12 +169,19 @@ async def spawn(
     cwd               its private directory where none is given
     stdin and so on   PIPE, DEVNULL, STDOUT (stderr only), or a descriptor
     pass_fds          kept open, under the same numbers
+    executable        the file to run where argv[0] is only what it is called
     uid               run as this user, where the daemon is root
     limit             bytes that a stream buffers, and the longest line of readline()
     """
     loop = asyncio.get_running_loop()
     making = _threads.submit(
-        plans.prepare, argv, confinement, cwd=cwd, uid=uid, keep=tuple(pass_fds)
+        plans.prepare,
+        argv,
+        confinement,
+        cwd=cwd,
+        executable=executable,
+        uid=uid,
+        keep=tuple(pass_fds),
     )
     try:
         prepared = await asyncio.shield(asyncio.wrap_future(making))

@@ -150,12 +150,13 @@ async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
     try:
         with theirs:
             process = await spawn(
-                [it.spec.program, *it.spec.argv[1:]],
+                it.spec.argv,
                 confinement(daemon, it.agent, it.spec, theirs.fileno()),
                 cwd=it.spec.cwd,
                 stdout=PIPE,
                 stderr=PIPE,
                 pass_fds=(theirs.fileno(),),
+                executable=it.spec.program,
                 uid=_other_uid(it.agent.uid),
             )
     except ConfineError as error:
@@ -233,6 +234,7 @@ def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> C
         ),
         {"PATH": search_path(), **spec.env, **given},
         hidden=hidden(daemon),
+        is_resolved=True,
     )
 
 

@@ -57,7 +57,7 @@ def checked(
             f"args: {n_bytes} bytes, limit is {MAX_ENV_BYTES}", field="args", limit=MAX_ENV_BYTES
         )
     env = _env(params.get("env", {}))
-    program = _program(params["command"], env.get("PATH", search_path()), config)
+    called, program = _program(params["command"], env.get("PATH", search_path()), config)
     grants = params.get("grants", {})
     read = tuple(dict.fromkeys(map(os.path.realpath, grants.get("read", ()))))
     write = tuple(dict.fromkeys(map(os.path.realpath, grants.get("write", ()))))
@@ -65,7 +65,7 @@ def checked(
     _check_grants(grant, config, subject, spawner)
     return Spec(
         program=program,
-        argv=(params["command"], *args),
+        argv=(called, *args),
         env=env,
         cwd=params.get("cwd"),
         limits=_limits(params.get("limits", {}), config),
@@ -79,20 +79,22 @@ def checked(
 
 
 def check_program(program: str, config: SpawnConfig) -> None:
-    """Denied unless the configuration lets it be run."""
-    real = os.path.realpath(program)
-    if not any(fnmatchcase(real, pattern) for pattern in config.commands):
-        raise Denied(f"{real} is none of the programs that [spawn] commands lists", path=real)
+    """Denied unless the configuration lets the file be run, which is named without links."""
+    if not any(fnmatchcase(program, pattern) for pattern in config.commands):
+        words = f"{program} is none of the programs that [spawn] commands lists"
+        raise Denied(words, path=program)
 
 
-def _program(command: str, path: str, config: SpawnConfig) -> str:
+def _program(command: str, path: str, config: SpawnConfig) -> tuple[str, str]:
+    """What it is called, and the file that this is: a link could lead elsewhere later on."""
     found = command if command.startswith("/") else shutil.which(command, path=path)
     if found is None:
         raise InvalidParams(f"command: no program {command!r} on the PATH {path}", field="command")
-    if not (Path(found).is_file() and os.access(found, os.X_OK)):
+    real = os.path.realpath(found)
+    if not (Path(real).is_file() and os.access(real, os.X_OK)):
         raise InvalidParams(f"command: {found} is no program", field="command")
-    check_program(found, config)
-    return found
+    check_program(real, config)
+    return found, real
 
 
 def _env(given: Mapping[str, Any]) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Limits:
 class Spec:
     """What agent.spawn asked for, checked.  Lasts in the database as JSON where it is kept.
 
-    program   the file; argv[0] is what it was called
+    program   the file, after links; argv[0] is what it was called
     rights    the most that it may hold
     is_kept   outlives the connection that spawned it
     """

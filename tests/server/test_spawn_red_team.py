@@ -1,0 +1,61 @@
+"""Agents as processes, attacked: by themselves, by who spawned them, by others of the machine."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aiosd.confine import landlock
+from aiosd.server.daemon import Daemon
+from aiosd.spawn_config import SpawnConfig
+from tests.server.harness import RawPeer, served
+from tests.server.test_spawn import HELLO, output, result, spawn
+
+if landlock.abi() == 0:
+    pytest.skip("this kernel has no Landlock", allow_module_level=True)
+
+SPAWN = SpawnConfig(processes_per_uid=6, log_bytes=16 * 1024, restarts=2, grace_s=20)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with served(tmp_path_factory.mktemp("spawn"), spawn=SPAWN) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def peer(daemon: Daemon) -> Iterator[RawPeer]:
+    with RawPeer(daemon.config.socket, "boss") as peer:
+        peer.sock.settimeout(60)
+        yield peer
+        for process in result(peer, "agent.processes")["processes"]:
+            peer.ask("agent.signal", agent=process["agent"], signal="kill")
+            result(peer, "agent.wait", agent=process["agent"])
+
+
+def test_what_it_grants_of_its_own_leads_nowhere_else_when_it_is_used(
+    peer: RawPeer, tmp_path: Path
+) -> None:
+    """It grants its child a directory of its own, and puts a link there before the next start."""
+    (tmp_path / "words").write_text("secret")
+    source = f"""
+    from aios_sdk import AiosError
+    own = os.environ["HOME"] + "/data"
+    os.mkdir(own)
+    made = client.call(
+        "agent.spawn", name="child", command="/bin/sh", detach=True, restart="always",
+        args=["-c", f"cat {{own}}/words; sleep 0.3"],
+        grants={{"read": [own]}})
+    os.rename(own, own + ".was")
+    os.symlink({str(tmp_path)!r}, own)
+    ended = client.call("agent.wait", agent=made["agent"])
+    lines = client.call("agent.logs", agent=made["agent"])["lines"]
+    print("secret" in str(lines), ended.get("reason"))
+    """
+    spawn(peer, "parent", HELLO + textwrap.dedent(source))
+    [line] = output(peer, "parent")
+    assert line.startswith("False granted path"), line
+    assert line.endswith(f"/data: it has become a link, to {tmp_path}")
