@@ -8,11 +8,14 @@
 
 `plan` works out what a small launcher is to do, `launcher` restricts itself so and becomes the
 program: Landlock for files (`landlock`, `paths`), seccomp for calls (`filters`), resource limits,
-control groups (`cgroups`), a session and a private directory of its own (`private`).
+control groups (`cgroups`), a session and a private directory of its own (`private`).  `describe`
+says what of all this holds on the machine at hand; `sweep` clears up after a daemon was killed.
 """
 
+from aiosd.confine.describing import Description, Mechanisms, describe
+from aiosd.confine.leftovers import sweep
 from aiosd.confine.model import Bounds, ConfineError, Confinement, ExitStatus, Grant
-from aiosd.confine.process import DEVNULL, PIPE, STDOUT, Process, launcher_argv, spawn
+from aiosd.confine.process import DEVNULL, PIPE, STDOUT, Process, spawn
 
 __all__ = [
     "DEVNULL",
@@ -21,9 +24,12 @@ __all__ = [
     "Bounds",
     "ConfineError",
     "Confinement",
+    "Description",
     "ExitStatus",
     "Grant",
+    "Mechanisms",
     "Process",
-    "launcher_argv",
+    "describe",
     "spawn",
+    "sweep",
 ]

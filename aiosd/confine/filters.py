@@ -33,6 +33,18 @@ VIEWS = (
 )  # fmt: skip
 # What would outlive the process: another session or group, and memory that belongs to nobody.
 LEAVING = ("setsid", "setpgid", "shmget", "msgget", "semget", "mq_open")
+# What Landlock leaves open to who has the same user: whose files they are, what else they say,
+# and watching their names.  By descriptor (fchown, fsetxattr) it takes an open file: a grant.
+BY_PATH = (
+    "chown", "lchown", "fchownat", "setxattr", "lsetxattr", "setxattrat", "removexattr",
+    "lremovexattr", "removexattrat", "file_setattr", "inotify_add_watch",
+)  # fmt: skip
+# Modes, likewise.  Only 0600 and 0700 are carried out by path, which open nothing to anybody; other
+# modes are accepted without effect, as programs set them often and can't go on otherwise.
+MODE_ARGUMENT = {"chmod": 1, "fchmodat": 2, "fchmodat2": 2}
+OPENING_BITS = (0o001, 0o002, 0o004, 0o010, 0o020, 0o040)
+NEEDED_BITS = (0o200, 0o400)
+SPECIAL_BITS = (0o1000, 0o2000, 0o4000)
 ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register")  # clone: by its flags
 
 CLONE_NEW = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
@@ -57,10 +69,17 @@ def program(is_networked: bool) -> bytes:
         if sc.resolve_syscall(sc.Arch.NATIVE, name) != -1:
             rules.add_rule(action, name, *args)
 
-    for name in (*OTHERS, *KERNEL, *VIEWS, *LEAVING):
+    for name in (*OTHERS, *KERNEL, *VIEWS, *LEAVING, *BY_PATH):
         add(refuse, name)
     for name in ABSENT:
         add(absent, name)
+    for name, at in MODE_ARGUMENT.items():
+        for bit in OPENING_BITS:
+            add(sc.ERRNO(0), name, sc.Arg(at, sc.MASKED_EQ, bit, bit))
+        for bit in NEEDED_BITS:
+            add(sc.ERRNO(0), name, sc.Arg(at, sc.MASKED_EQ, bit, 0))
+        for bit in SPECIAL_BITS:
+            add(refuse, name, sc.Arg(at, sc.MASKED_EQ, bit, bit))
     for flag in CLONE_NEW:
         if flag > CSIGNAL:
             add(refuse, "clone", sc.Arg(0, sc.MASKED_EQ, flag, flag))

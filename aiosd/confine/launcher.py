@@ -1,9 +1,9 @@
 """The launcher: restricts itself as its plan says, then becomes the program.
 
 A process of its own, started with `python -I -S`: it imports what is quick to import (9 ms in
-all, 6 of them the interpreter) and decides nothing.  The plan is marshalled data in a descriptor
-or a file, since arguments and environments can be read by others.  Whatever fails, the program
-is not run: the words go to the descriptor `status`, or to stderr, and the exit code is 126.
+all, 6 of them the interpreter) and decides nothing.  The plan is marshalled data in a descriptor,
+since arguments and environments can be read by others.  Whatever fails, the program is not run:
+the words go to the descriptor `status`, which closes when the program begins.
 
 The order matters: the cgroup before anything can be started; paths are opened before rights are
 dropped; PDEATHSIG after the change of user, which clears it; seccomp last.
@@ -130,12 +130,10 @@ def close_others(keep: list[int]) -> None:
 def confine(plan: dict[str, Any]) -> None:
     """Everything between the daemon's child and the program."""
     parent = plan["parent"]
-    if os.getsid(0) != os.getpid():
-        os.setsid()
-    if plan["pid_file"]:
-        started = open("/proc/self/stat").read().rpartition(")")[2].split()[19]  # noqa: SIM115
-        with open(plan["pid_file"], "w") as file:
-            file.write(f"{os.getpid()} {started}")
+    with open("/proc/self/stat") as file:
+        started = file.read().rpartition(")")[2].split()[19]
+    with open(plan["leader_file"], "w") as file:
+        file.write(f"{os.getpid()} {started}")
     join_cgroups(plan["cgroups"])
     try:
         with open("/proc/self/oom_score_adj", "w") as score:
@@ -160,23 +158,17 @@ def confine(plan: dict[str, Any]) -> None:
 
 
 def main(source: str) -> None:
-    """source: `fd:N`, or a file, which is removed."""
-    if source.startswith("fd:"):
-        fd = int(source[3:])
-        os.lseek(fd, 0, os.SEEK_SET)
-    else:
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        os.unlink(source)
-    with open(fd, "rb") as file:
+    """source: the number of the descriptor that has the plan."""
+    with open(int(source), "rb") as file:
+        file.seek(0)
         plan = marshal.loads(file.read())  # noqa: S302 - written by the daemon, for us alone
     status = plan["status"]
     try:
-        close_others([*plan["keep"], *([] if status < 0 else [status])])
-        if status >= 0:
-            os.set_inheritable(status, False)
+        close_others([*plan["keep"], status])
+        os.set_inheritable(status, False)
         confine(plan)
         os.execve(plan["program"], plan["argv"], plan["env"])  # noqa: S606 - no shell is wanted
     except Exception as error:  # whatever it is, the program must not run unconfined
         words = f"{type(error).__name__}: {error}"
-        os.write(status if status >= 0 else 2, words.encode(errors="replace")[:4000])
+        os.write(status, words.encode(errors="replace")[:4000])
         os._exit(126)

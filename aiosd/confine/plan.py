@@ -76,6 +76,7 @@ def prepare(
         program = paths.find_program(executable or argv[0], cwd or tmp, env)
         rules = list(paths.rules(program, confinement, tmp))
         prepared.group = cgroups.make(confinement.bounds)
+        private.write_notes(made, prepared.group.dirs if prepared.group else ())
         prepared.plan = {
             "parent": os.getpid(),
             "argv": list(argv),
@@ -86,7 +87,7 @@ def prepare(
             "gid": gid,
             "keep": list(keep),
             "status": -1,
-            "pid_file": str(made / private.PID_FILE),
+            "leader_file": str(made / private.LEADER_FILE),
             "cgroups": prepared.group.procs if prepared.group else [],
             "limits": limits(confinement.bounds),
             "landlock": _landlock(version, confinement, rules),
@@ -101,10 +102,10 @@ def prepare(
     return prepared
 
 
-def launch(source: str) -> list[str]:
-    """The command that runs the launcher with a plan."""
+def launch(plan_fd: int) -> list[str]:
+    """The command that runs the launcher with the plan that is in a descriptor."""
     here = str(Path(__file__).parent)
-    return [_interpreter(), "-I", "-S", "-c", BOOT, here, source]
+    return [_interpreter(), "-I", "-S", "-c", BOOT, here, str(plan_fd)]
 
 
 def dump(plan: dict[str, Any]) -> bytes:

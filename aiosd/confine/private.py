@@ -8,12 +8,24 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+
+from aiosd.confine.identity import Identity
 
 PREFIX = "aiosd-run-"
 TMP = "tmp"  # what the process may write to
-PID_FILE = "pid"  # what the launcher notes: its pid and when it began
-PLAN_FILE = "plan"
+LEADER_FILE = "leader"  # what the launcher notes: its pid and when it began
+NOTES_FILE = "notes"  # the daemon, likewise, and the control groups
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What who finds the directory must know to clear up."""
+
+    daemon: Identity
+    leader: Identity | None
+    groups: tuple[Path, ...]
 
 
 def make(uid: int | None, gid: int) -> Path:
@@ -25,6 +37,32 @@ def make(uid: int | None, gid: int) -> Path:
         made.chmod(0o711)
         os.chown(tmp, uid, gid)
     return made
+
+
+def write_notes(made: Path, groups: tuple[Path, ...]) -> None:
+    daemon = Identity.of(os.getpid())
+    assert daemon is not None
+    lines = [f"{daemon.pid} {daemon.started}", *map(str, groups)]
+    (made / NOTES_FILE).write_text("\n".join(lines))
+
+
+def read_notes(made: Path) -> Notes | None:
+    """None where they were never written, or not whole."""
+    try:
+        first, *groups = (made / NOTES_FILE).read_text().splitlines()
+        daemon = _identity(first)
+    except (OSError, ValueError):
+        return None
+    try:
+        leader = _identity((made / LEADER_FILE).read_text())
+    except (OSError, ValueError):
+        leader = None
+    return Notes(daemon, leader, tuple(map(Path, groups)))
+
+
+def _identity(text: str) -> Identity:
+    pid, started = text.split()
+    return Identity(int(pid), int(started))
 
 
 def remove(top: Path) -> None:

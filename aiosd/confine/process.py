@@ -15,25 +15,31 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import IO, Any
 
 from aiosd.confine import plan as plans
-from aiosd.confine import private
+from aiosd.confine.disk import Growth
+from aiosd.confine.identity import members
 from aiosd.confine.model import ConfineError, Confinement, ExitStatus
 
 STREAM_LIMIT_BYTES = 2**16
 GONE_WITHIN_S = 5.0  # for killed processes to be gone: longer only if the kernel can't end them
 # Making and removing directories and groups; they block for moments.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="confine")
+_looking = ThreadPoolExecutor(1, thread_name_prefix="confine-disk")  # at what they wrote
 
 
 class Process:
     """A confined process and all that it starts.  Who spawned it calls end(), in a `finally`."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], prepared: plans.Prepared) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], prepared: plans.Prepared, growth: Growth | None
+    ) -> None:
         self._popen = popen
         self._prepared = prepared
+        self._growth = growth
+        self._next_look: asyncio.TimerHandle | None = None
+        self._ended_for: str | None = None
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._pidfd = os.pidfd_open(popen.pid)
@@ -45,6 +51,8 @@ class Process:
         self.stdout: asyncio.StreamReader | None = None
         self.stderr: asyncio.StreamReader | None = None
         self._loop.add_reader(self._pidfd, self._on_exit)
+        if growth is not None:
+            self._look(growth)
 
     @property
     def tmp_dir(self) -> str:
@@ -92,6 +100,8 @@ class Process:
         await self.end(0)
 
     def _on_exit(self) -> None:
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         os.killpg(self.pid, signal.SIGKILL)  # it is not reaped: the number is still its own
@@ -103,7 +113,23 @@ class Process:
         if not self._exited.done():
             self._exited.set_result(status)
 
+    def _look(self, growth: Growth) -> None:
+        """At what it wrote, in a thread, and again after a while."""
+        looked = asyncio.wrap_future(_looking.submit(growth.look))
+        looked.add_done_callback(self._on_looked)
+
+    def _on_looked(self, looked: asyncio.Future[str | None]) -> None:
+        if self._exited.done() or looked.cancelled():
+            return
+        self._ended_for = looked.result()
+        if self._ended_for is not None:
+            self.signal(signal.SIGKILL)
+        elif self._growth is not None:
+            self._next_look = self._loop.call_later(self._growth.next_s, self._look, self._growth)
+
     def _reason(self, number: int | None) -> str | None:
+        if self._ended_for is not None:
+            return self._ended_for
         if number == signal.SIGXCPU:
             return "its CPU time is used up"
         if number == signal.SIGXFSZ:
@@ -114,7 +140,7 @@ class Process:
         """In a thread: wait until the group is empty, then remove what was made for it."""
         limit = time.monotonic() + GONE_WITHIN_S
         pause_s = 0.001
-        while _is_alive(self.pid) and not _is_dead(self.pid) and time.monotonic() < limit:
+        while _is_alive(self.pid) and time.monotonic() < limit:
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.05)
         self._prepared.clear()
@@ -194,7 +220,7 @@ async def spawn(
         prepared.plan["status"] = write_fd
         os.write(plan_fd, plans.dump(prepared.plan))
         popen = subprocess.Popen(  # noqa: ASYNC220 - a vfork: about 1 ms, as asyncio's own
-            plans.launch(f"fd:{plan_fd}"),
+            plans.launch(plan_fd),
             env={},
             stdin=stdin,
             stdout=stdout,
@@ -212,7 +238,9 @@ async def spawn(
     finally:
         os.close(write_fd)
         os.close(plan_fd)
-    process = Process(popen, prepared)
+    bound = confinement.bounds.disk_bytes
+    growth = None if bound is None else Growth(prepared.tmp_dir, confinement.grant.write, bound)
+    process = Process(popen, prepared, growth)
     try:
         words = await _read_all(loop, read_fd)
         if words:
@@ -222,18 +250,6 @@ async def spawn(
         await process.end(0)
         raise
     return process
-
-
-def launcher_argv(argv: Sequence[str], confinement: Confinement) -> list[str]:
-    """The command that starts a program confined, for libraries that spawn for themselves.
-
-    It serves for one start, by this very process.  Blocks for some ms: call it in a thread.
-    What was made for it goes with `sweep`.  Failures go to stderr, with exit code 126.
-    """
-    prepared = plans.prepare(argv, confinement, cwd=None)
-    file = prepared.private_dir / private.PLAN_FILE
-    file.write_bytes(plans.dump(prepared.plan))
-    return plans.launch(str(file))
 
 
 async def _read_all(loop: asyncio.AbstractEventLoop, fd: int) -> str:
@@ -267,25 +283,12 @@ def _undo(making: Future[plans.Prepared]) -> None:
         making.result().clear()
 
 
-def _is_dead(pgid: int) -> bool:
-    """Whether what is left of a group waits only for its new parent to notice its end."""
-    for each in Path("/proc").iterdir():
-        if each.name.isdecimal():
-            try:
-                state, _, group = (each / "stat").read_text().rpartition(")")[2].split()[:3]
-            except OSError:
-                continue
-            if int(group) == pgid and state not in "ZX":
-                return False
-    return True
-
-
 def _is_alive(pgid: int) -> bool:
     try:
         os.killpg(pgid, 0)
     except (ProcessLookupError, PermissionError):  # gone, and perhaps another's number by now
         return False
-    return True
+    return any(members(pgid))  # zombies don't count: their new parent may be slow to notice
 
 
-__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "launcher_argv", "spawn"]
+__all__ = ["DEVNULL", "PIPE", "STDOUT", "Process", "spawn"]
