@@ -214,35 +214,23 @@ async def spawn(
     except asyncio.CancelledError:
         making.add_done_callback(_undo)
         raise
-    read_fd, write_fd = os.pipe()
-    plan_fd = os.memfd_create("plan", os.MFD_CLOEXEC)
-    try:
-        prepared.plan["status"] = write_fd
-        os.write(plan_fd, plans.dump(prepared.plan))
-        popen = subprocess.Popen(  # noqa: ASYNC220 - a vfork: about 1 ms, as asyncio's own
-            plans.launch(plan_fd),
-            env={},
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            bufsize=0,
-            pass_fds=(*pass_fds, write_fd, plan_fd),
-            start_new_session=True,
-        )
-    except BaseException as error:
-        os.close(read_fd)
-        _threads.submit(prepared.clear)
-        if isinstance(error, OSError):
-            raise ConfineError(f"the launcher could not be started: {error}") from error
-        raise
-    finally:
-        os.close(write_fd)
-        os.close(plan_fd)
     bound = confinement.bounds.disk_bytes
     growth = None if bound is None else Growth(prepared.tmp_dir, confinement.grant.write, bound)
-    process = Process(popen, prepared, growth)
     try:
-        words = await _read_all(loop, read_fd)
+        popen, said_fd = _launch(prepared, stdin, stdout, stderr, tuple(pass_fds))
+        try:
+            process = Process(popen, prepared, growth)
+        except OSError:
+            os.close(said_fd)
+            _kill(popen)
+            raise
+    except BaseException as error:
+        _threads.submit(prepared.clear)
+        if isinstance(error, OSError):  # out of descriptors or processes
+            raise ConfineError(f"the launcher could not be started: {error}") from error
+        raise
+    try:
+        words = await _read_all(loop, said_fd)
         if words:
             raise ConfineError(f"{argv[0]} was not run: {words}")
         await process._connect(limit)
@@ -250,6 +238,49 @@ async def spawn(
         await process.end(0)
         raise
     return process
+
+
+def _launch(
+    prepared: plans.Prepared,
+    stdin: int | IO[Any],
+    stdout: int | IO[Any],
+    stderr: int | IO[Any],
+    pass_fds: tuple[int, ...],
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the launcher: about 1 ms, as in asyncio's own.  The descriptor is what it says."""
+    said_fd, status_fd = os.pipe()
+    try:
+        plan_fd = os.memfd_create("plan", os.MFD_CLOEXEC)
+        try:
+            prepared.plan["status"] = status_fd
+            os.write(plan_fd, plans.dump(prepared.plan))
+            popen = subprocess.Popen(
+                plans.launch(plan_fd),
+                env={},
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                bufsize=0,
+                pass_fds=(*pass_fds, status_fd, plan_fd),
+                start_new_session=True,
+            )
+        finally:
+            os.close(plan_fd)
+    except BaseException:
+        os.close(said_fd)
+        raise
+    finally:
+        os.close(status_fd)
+    return popen, said_fd
+
+
+def _kill(popen: subprocess.Popen[bytes]) -> None:
+    """One that nobody watches."""
+    popen.kill()
+    popen.wait()
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 async def _read_all(loop: asyncio.AbstractEventLoop, fd: int) -> str:
