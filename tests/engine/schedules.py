@@ -27,6 +27,7 @@ class Answer:
     """All that a client sees of one job."""
 
     text: str = ""
+    calls: str = ""
     tokens: array[int] = field(default_factory=lambda: array("i"))
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: str | None = None
@@ -48,6 +49,7 @@ class Turn:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     grammar: str | None = None
+    marker: str | int | None = None
     n_logprobs: int = 0
     ignore_eos: bool = False
     uid: int = 0
@@ -68,6 +70,7 @@ class Turn:
             sampling=self.sampling,
             stop=self.stop,
             grammar=self.grammar,
+            marker=self.marker,
             n_logprobs=self.n_logprobs,
             ignore_eos=self.ignore_eos,
             uid=self.uid,
@@ -81,6 +84,7 @@ def note(report: StepReport, answers: dict[JobId, Answer]) -> None:
         answer = answers[output.job]
         assert output.tokens, "an output without tokens"
         answer.text += output.text
+        answer.calls += output.calls
         answer.tokens.extend(output.tokens)
         answer.logprobs += output.logprobs
     for ending in report.endings:

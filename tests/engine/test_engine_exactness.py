@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from aiosd import models
 from aiosd.engine.base import Model, Sampling
+from aiosd.engine.calls import CallForm, Tool
+from aiosd.engine.calls_grammar import Literals, answer_grammar
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
 from aiosd.engine.snapshot_files import SnapshotFiles
@@ -23,14 +25,30 @@ from tests.engine.schedules import Turn, assert_same, play, play_alone
 
 STOPS = ("the", "Has", " a", "éü", "€", "\ufffd", "is it", "😀", "ing")
 PREAMBLES = ("You are one of many agents. " * 3, "You are one of many agents. You are alone. ")
+SAYING = Tool("say", "", {"type": "object", "properties": {"is": {"enum": ["the", "é", 5]}}})
+LIKELY = CallForm(opening="th", middle=":", joint=".", closing="!")
+"""A form of calls whose marker comes soon in whatever the fake says."""
 GRAMMAR = 'root ::= "[" ([a-z]+ | [0-9]+) ("," [a-z ]+){0,3} "]"'
+
+
+def calling_grammar(choice: str, form: CallForm = LIKELY) -> str:
+    return answer_grammar(
+        [SAYING], form, Literals((), lambda _: None), choice=choice, is_parallel=True
+    )
+
+
+GRAMMARS: tuple[tuple[str, str | None], ...] = (
+    (GRAMMAR, None),
+    (calling_grammar("auto"), LIKELY.marker),
+    (calling_grammar("required"), ""),
+)
 
 
 def random_turn(rng: random.Random, model: Model) -> Turn:
     # Some begin alike, so that work is shared; of three uids, so that some of it mustn't be.
     preamble = rng.choice(["", "", *PREAMBLES])
     text = " ".join(rng.choice(STOPS) for _ in range(rng.choice([1, 3, 12, 40])))
-    grammar = GRAMMAR if rng.random() < 0.15 else None
+    grammar, marker = rng.choice(GRAMMARS) if rng.random() < 0.3 else (None, None)
     return Turn(
         prompt=model.tokenize(f"{preamble}<|im_start|>{rng.random():.3f} {text}", special=True),
         max_tokens=rng.randint(1, 40),
@@ -42,6 +60,7 @@ def random_turn(rng: random.Random, model: Model) -> Turn:
         ),
         stop=tuple(rng.sample(STOPS, rng.choice([0, 0, 1, 3]))),
         grammar=grammar,
+        marker=marker,
         n_logprobs=rng.choice([0, 0, 3]),
         ignore_eos=grammar is None and rng.random() < 0.3,
         uid=rng.choice([1000, 1000, 1001]),

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from aiosd import models
 from aiosd.engine.base import Model, Sampling
+from aiosd.engine.calls import GENERIC
 from aiosd.engine.engine import Engine
 from aiosd.engine.fake import FakeModel
 from aiosd.engine.snapshot_files import SnapshotFiles
@@ -30,6 +31,7 @@ from aiosd.kernel.model import ContextId, JobState, Outcome, Priority, SlotId
 from aiosd.kernel.policies import POLICIES
 from tests.engine.machine import Machine
 from tests.engine.schedules import Answer, Turn, alone, seen
+from tests.engine.test_engine_exactness import calling_grammar
 
 MORE = os.environ.get("AIOSD_EXACTNESS_EXAMPLES")
 N_EXAMPLES = int(MORE or "8")  # on the real model: half a minute, if nothing else runs
@@ -38,6 +40,7 @@ SLOT_TOKENS = 512
 FILE_BYTES = 32 * 2**20
 PREAMBLE = "You are one of the agents of a newsroom, and you answer in one line. " * 2
 QUESTIONS = ("What is rain?", "Name a fox.", "Two maps, then.", "Where does salt come from, say?")
+CALLING = calling_grammar("required", GENERIC)
 ALIVE = (JobState.READY, JobState.RUNNING, JobState.STALLED, JobState.PAUSED)
 
 
@@ -97,19 +100,23 @@ SCHEDULES = st.lists(ACTS, min_size=20, max_size=40)
 
 
 def turns_of(model: Model, number: int, max_tokens: int) -> list[Turn]:
-    """One-shot and of two turns; greedy and seeded; most begin alike; of two uids."""
+    """One-shot and of two turns; greedy and seeded; one calls tools; most begin alike; of two
+    uids."""
     greedy = Sampling(temperature=0.0)
     seeded = Sampling(temperature=0.9, repeat_penalty=1.2, seed=40 + number)
     turns = []
+    is_calling = number == 2  # a tool, whatever it is asked
     for turn in range(1 + number % 2):
         preamble = PREAMBLE if turn == 0 and number != 3 else ""
         text = f"{preamble}{QUESTIONS[(number + turn) % len(QUESTIONS)]}"
         turns.append(
             Turn(
                 model.tokenize(text, special=False),
-                max_tokens=max_tokens + number % 3,
+                max_tokens=4 * max_tokens if is_calling else max_tokens + number % 3,
                 sampling=seeded if number % 2 else greedy,
-                ignore_eos=True,
+                grammar=CALLING if is_calling else None,
+                marker="" if is_calling else None,
+                ignore_eos=not is_calling,
                 uid=1001 if number == 4 else 1000,
             )
         )

@@ -19,7 +19,7 @@ from aiosd.engine.fake import IM_END, FakeModel
 from aiosd.engine.snapshot_files import SnapshotFiles
 from aiosd.kernel.model import ContextId, JobId, Lane, Outcome, SlotId
 from tests.engine.schedules import Answer, Turn, alone, assert_same, note
-from tests.engine.test_engine_exactness import random_turn
+from tests.engine.test_engine_exactness import calling_grammar, random_turn
 
 C, J, SLOT = ContextId("c"), JobId("j"), SlotId(0)
 LANE = Lane(J, C, SLOT, None)
@@ -229,6 +229,7 @@ def real(model_path: Path) -> Iterator[Model]:
         {"sampling": Sampling(seed=5, temperature=1.2, repeat_penalty=1.3, presence_penalty=0.4)},
         {"sampling": Sampling(seed=6), "grammar": LONG_LIST},
         {"sampling": Sampling(seed=7), "stop": (", and", "ing ")},
+        {"sampling": Sampling(seed=8), "grammar": calling_grammar("required"), "marker": ""},
     ],
 )
 def test_on_the_real_model_a_job_that_was_cut_goes_on_the_same(
