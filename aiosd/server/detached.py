@@ -187,7 +187,7 @@ class DetachedJobs:
                     n_log=len(context.tokens),
                     output=saved.output,
                 )
-                work = generate.Work(saved.agent, p, context, saved.context is not None, turn, spec)
+                work = replace(prepared, turn=turn, spec=spec)
                 log.info("job_resumed", job=saved.id, n_output=len(saved.output))
                 await self._live(work, detached)
         except Unavailable:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from aios_sdk import wire
+from aiosd.engine.base import ModelInfo
+from aiosd.engine.fake import FakeModel
 from aiosd.server.daemon import Daemon
 from tests.server.harness import RawPeer, served
 
@@ -268,3 +272,70 @@ def test_a_tool_that_quotes_the_markup_calls_nothing(peer: RawPeer) -> None:
     reply = generate(peer, messages=[ASKED, CALLED, quoted], tool_choice="none", max_tokens=20)
     assert reply["tool_calls"] == []
     assert "<tool_call>" not in reply["text"]
+
+
+CONTROL_TEMPLATE = """\
+{%- if tools %}{{- '<|im_start|>tools ' }}{{- tools | tojson }}{{- '<|im_end|>' }}{% endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + ' ' + message.content }}
+{%- for call in message.tool_calls or [] %}
+{{- '<repo_name>' + call.function.name + '=' }}{{- call.function.arguments | tojson }}
+{%- endfor %}
+{{- '<|im_end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant ' }}{% endif %}
+"""
+"""A template that knows tools, whose calls begin with a control token and have no end."""
+
+
+class ModelWithTools(FakeModel):
+    @property
+    def info(self) -> ModelInfo:
+        return dataclasses.replace(super().info, chat_template=CONTROL_TEMPLATE)
+
+
+def test_a_template_that_knows_tools_is_followed(tmp_path: Path) -> None:
+    model = ModelWithTools(slot_tokens=2048)
+    with served(tmp_path, model) as daemon, RawPeer(daemon.config.socket) as peer:
+        made = ok(peer.ask("context.create", messages=[ASKED], tools=[CLOCK, WEATHER]))
+        context = made["context"]
+        assert text_of(peer, context).startswith('tools [{"type": "function", "function": {"name"')
+        asked = {"context": context, "tools": [CLOCK, WEATHER]}
+        reply = generate(peer, **asked, tool_choice="clock.now")
+        assert (reply["text"], reply["finish"]) == ("", "tool_calls")
+        [mark] = ok(peer.ask("llm.tokenize", text="<repo_name>", special=True))["tokens"]
+        assert reply["tokens"][0] == mark
+        assert [call["name"] for call in reply["tool_calls"]] == ["clock.now"]
+        several = generate(peer, messages=[ASKED], tools=[CLOCK], tool_choice="required", seed=9)
+        assert several["tokens"].count(mark) == len(several["tool_calls"]) > 0
+        answer = {"role": "tool", "content": "noon", "tool_call_id": reply["tool_calls"][0]["id"]}
+        ok(peer.ask("context.append", context=context, messages=[answer]))
+        assert text_of(peer, context).endswith("}tool noon")
+        messages = ok(peer.ask("context.read", context=context))["messages"]
+        assert [tool["name"] for tool in messages[0].pop("tools")] == ["clock.now", "weather"]
+        assert messages[0] == ASKED
+        free = generate(peer, **asked, messages=[ASKED], max_tokens=30)
+        assert mark not in free["tokens"] or free["tool_calls"]
+
+
+def test_a_context_that_waits_for_a_tool_keeps_its_slot(tmp_path: Path) -> None:
+    with (
+        served(tmp_path, slots=2, slot_tokens=2048) as daemon,
+        RawPeer(daemon.config.socket) as peer,
+    ):
+        waiting, idle = (ok(peer.ask("context.create"))["context"] for _ in range(2))
+        asked = {"messages": [ASKED], "seed": 1, "max_tokens": 100}
+        called = ok(
+            peer.ask(
+                "llm.generate", context=waiting, tools=[CLOCK], tool_choice="clock.now", **asked
+            )
+        )
+        assert called["finish"] == "tool_calls"
+        ok(peer.ask("llm.generate", context=idle, **asked))
+        ok(peer.ask("llm.generate", prompt="Who takes a slot?", max_tokens=2))
+        where = {
+            name: ok(peer.ask("context.info", context=context))["residence"]
+            for name, context in {"waiting": waiting, "idle": idle}.items()
+        }
+        assert where["waiting"] == "slot"
+        assert where["idle"] != "slot"
