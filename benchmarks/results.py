@@ -20,6 +20,7 @@ from benchmarks import (
     storage,
     switch,
     syscalls,
+    tools,
 )
 from benchmarks.common import RESULTS, ROOT, Options, Row
 
@@ -61,6 +62,7 @@ BENCHMARKS: dict[str, Named] = {
     "syscalls": Named("Null syscalls beside a bare MessagePack echo on uvloop", syscalls),
     "memory": Named("Memory: the block of RAM, vectors, and many agents' notes", memory),
     "storage": Named("Small files beside plain files and plain SQLite", storage),
+    "tools": Named("A tool's call beside the same without the daemon", tools),
     "spawn": Named("Starting an agent", spawn),
     "restart": Named("After a restart", restart),
 }

@@ -36,12 +36,24 @@ from aiosd.demo.daemon import Flags, PrivateDaemon
 from benchmarks.common import ROOT, Spread, note, table
 
 EXAMPLES = ROOT / "sdk" / "examples"
-NAMES = ("best_of_n", "chat", "debate", "plan_and_execute", "reflexion")
+NAMES = ("best_of_n", "chat", "debate", "plan_and_execute", "react", "reflexion")
 CONFIG = """
 [[access.confirm]]  # asks a person, whose part this script plays
+kinds = ["tool"]
+acts = ["use"]
+irreversible = true
+
+[[access.confirm]]
 kinds = ["memory"]
 acts = ["delete"]
 own = true
+
+[tools.tool.calculator]
+irreversible = "yes"  # as far as asking goes
+
+[spawn]
+processes_per_uid = 256
+ended_per_uid = 16
 """
 WHAT_A_USER_TYPES = "What is a river?\nAnd a lake?\n/undo\n/context\n"
 RUN_TIMEOUT_S = 3600.0  # of one run of one example, when all of them share the model
@@ -165,14 +177,15 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=20, help="of each example, at once")
     parser.add_argument("--minutes", type=float, default=5.0, help="no run is begun past them")
     parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--examples", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     given = parser.parse_args()
-    problems = show(given.instances, given.minutes, given.slots)
+    problems = show(given.examples, given.instances, given.minutes, given.slots)
     if problems:
         raise SystemExit("\n".join(("It did not hold:", *problems)))
     print("Nothing is left, and every job is accounted.")
 
 
-def show(n_instances: int, minutes: float, n_slots: int) -> list[str]:
+def show(names: Sequence[str], n_instances: int, minutes: float, n_slots: int) -> list[str]:
     """Run it, print its tables; what did not hold."""
     adopt_orphans()
     with contextlib.ExitStack() as stack:
@@ -182,10 +195,10 @@ def show(n_instances: int, minutes: float, n_slots: int) -> list[str]:
         answering.start()
         try:
             note("each example once")
-            first = [stage.run(name) for name in NAMES]
+            first = [stage.run(name) for name in names]
             before = stage.look()
             note(f"{n_instances} of each, for {minutes:g} minutes")
-            runs = together(stage, n_instances, minutes)
+            runs = together(stage, names, n_instances, minutes)
             after = settled(stage, before)
             ended = stage.figures()
         finally:
@@ -219,7 +232,7 @@ def staged(n_slots: int) -> Iterator[Stage]:
             yield Stage(daemon, client, pid)
 
 
-def together(stage: Stage, n_instances: int, minutes: float) -> list[Run]:
+def together(stage: Stage, names: Sequence[str], n_instances: int, minutes: float) -> list[Run]:
     """So many instances of each example at once, each again and again until the time is over."""
     until_s = time.monotonic() + minutes * 60
     runs: list[Run] = []
@@ -231,7 +244,7 @@ def together(stage: Stage, n_instances: int, minutes: float) -> list[Run]:
 
     threads = [
         threading.Thread(target=again_and_again, args=(name,))
-        for name in NAMES
+        for name in names
         for _ in range(n_instances)
     ]
     for thread in threads:
@@ -261,7 +274,7 @@ def unaccounted(figures: dict[str, dict[str, float]]) -> list[str]:
 
 def of_runs(runs: Sequence[Run]) -> str:
     cells = []
-    for name in NAMES:
+    for name in sorted({run.example for run in runs}):
         mine = [run for run in runs if run.example == name]
         took = Spread.of([run.seconds for run in mine])
         n_failed = sum(run.code != 0 for run in mine)

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks import ablation, agents, interference, results, rr_overhead, scale, spawn, switch
+from benchmarks import (
+    ablation,
+    agents,
+    interference,
+    results,
+    rr_overhead,
+    scale,
+    show,
+    spawn,
+    switch,
+    tools,
+)
 from benchmarks.common import Options, Spread, shown, table
 from benchmarks.workload import Outcome, Workload, in_threads
 
@@ -107,6 +118,15 @@ SITUATION = rr_overhead.Situation("resident", 16, 16, 8)
         ),
         (switch.report, [switch.Row(512, 2048, S, S, S, S, S)], "| 512    | 2   |"),
         (
+            tools.report,
+            [
+                tools.Row(kind, way, spread, spread)
+                for kind in tools.KINDS
+                for way, spread in ((tools.DIRECT, S), (tools.DAEMON, TWICE))
+            ],
+            "an MCP server's tool: +2.00 ms a call, and 2.00 of the calls per second.",
+        ),
+        (
             spawn.report,
             [spawn.Row(spawn.BARE, S, S), spawn.Row(spawn.SPAWNED, TWICE, TWICE)],
             "The daemon adds 2.0 ms: 2.00 of the bare one.",
@@ -120,3 +140,21 @@ def test_each_report_reads_what_is_kept(
 ) -> None:
     kept = json.loads(json.dumps([dataclasses.asdict(row) for row in rows]))
     assert expected in report(kept)
+
+
+def test_the_show_says_what_is_left_over_and_what_is_not_accounted() -> None:
+    before = show.Seen(1, 30, 2, 2, 0, 0, 10**9)
+    fewer = dataclasses.replace(before, processes=0, memory_bytes=10**9 + show.MAX_GROWTH_BYTES)
+    assert fewer.left_over(before) == []
+    more = show.Seen(2, 31, 2, 2, 1, 0, 10**9 + 2**28)
+    assert more.left_over(before) == [
+        "2 processes, 1 before",
+        "31 descriptors, 30 before",
+        "1 jobs, 0 before",
+        "256 MiB more memory, 128 is the limit",
+    ]
+    ended = {"done": 3.0, "cancelled": 1.0}
+    assert show.unaccounted({"aiosd_jobs_submitted": {"": 4.0}, "aiosd_jobs_ended": ended}) == []
+    assert show.unaccounted({"aiosd_jobs_submitted": {"": 5.0}, "aiosd_jobs_ended": ended}) == [
+        "5 jobs were submitted, 4 have ended"
+    ]

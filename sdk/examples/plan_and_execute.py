@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from aios_sdk import Agent
+from aios_sdk import Agent, ChatMessage
 
 FILE = str(Path(__file__).resolve())
 TASK = "Prepare a picnic for four people."
@@ -40,7 +40,7 @@ def main() -> None:
             ended = worker.wait()
             found = " ".join(line["text"] for line in worker.logs())
             print(f"{step!r}, exit code {ended.get('exit_code')}: {found}")
-            agent.context().append([{"role": "user", "content": f"{step} Done: {found}"}])
+            agent.context().append([ChatMessage(role="user", content=f"{step} Done: {found}")])
         print(agent.generate("Sum up in one sentence what was done.", max_tokens=60))
 
 
