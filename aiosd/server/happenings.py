@@ -1,6 +1,7 @@
 """The stream of what happens (sys.events): jobs that start, park and end, refusals, reloads.
 
-Rule 1: a listener gets what concerns its own uid, or everybody; an admin gets all.
+Rule 1: a listener gets what concerns its own uid, or everybody; an admin gets all, an agent that
+the daemon runs what concerns itself and those below it.
 Rule 2: nobody who is slow to read holds up anybody: past the buffer's limit what happens is lost
 to that listener, which is told how much, where in the stream, when it reads again.
 """
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aios_sdk.errors import QuotaExceeded
+from aiosd.kernel.model import AgentId
+from aiosd.services.access import Subject, may_see
 
 Happening = dict[str, Any]
 
@@ -23,12 +26,19 @@ Happening = dict[str, Any]
 class Listener:
     """One reader's buffer.  changed is set while there is something in it."""
 
-    uid: int
-    is_admin: bool
+    viewer: Subject
     limit: int
     n_lost: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _waiting: deque[Happening] = field(default_factory=deque)
+
+    @property
+    def uid(self) -> int:
+        return self.viewer.agent.uid
+
+    def hears(self, uid: int, agent: str | None) -> bool:
+        """Whether what happens to that agent (None: at large) of the uid is for it."""
+        return may_see(AgentId(uid, agent or ""), self.viewer)
 
     def offer(self, happening: Happening) -> None:
         if len(self._waiting) >= self.limit:
@@ -73,12 +83,13 @@ class Happenings:
             known["uid"] = uid
         happening = {"event": event, "at_ms": at_ms, **known}
         for listener in self._listeners:
-            if uid is None or listener.is_admin or listener.uid == uid:
+            if uid is None or listener.hears(uid, facts.get("agent")):
                 listener.offer(happening)
 
     @contextlib.contextmanager
-    def listening(self, uid: int, *, is_admin: bool) -> Iterator[Listener]:
-        """A listener, as long as the block lasts.  QuotaExceeded if the uid has enough."""
+    def listening(self, viewer: Subject) -> Iterator[Listener]:
+        """A listener, as long as the block lasts.  QuotaExceeded if its uid has enough."""
+        uid = viewer.agent.uid
         n_own = sum(listener.uid == uid for listener in self._listeners)
         if n_own >= self._max_per_uid:
             raise QuotaExceeded(
@@ -86,7 +97,7 @@ class Happenings:
                 limit=self._max_per_uid,
                 used=n_own,
             )
-        listener = Listener(uid, is_admin, self._max_waiting)
+        listener = Listener(viewer, self._max_waiting)
         self._listeners.add(listener)
         try:
             yield listener

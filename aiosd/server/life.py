@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from aiosd.confine import (
     PIPE,
     Bounds,
@@ -39,8 +37,6 @@ from aiosd.services.processes.output import Output, Source
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
-
-log = structlog.get_logger()
 
 READ_BYTES = 65536
 LAST_WORDS_S = 5.0  # for its pipes and its connection to end, when the process is gone
@@ -105,7 +101,7 @@ class AgentProcess:
 
 async def live(daemon: Daemon, it: AgentProcess) -> None:
     """From its first start until it has ended for good."""
-    wall_s = it.spec.limits.wall_s or daemon.config.spawn.wall_s
+    wall_s = least(it.spec.limits.wall_s, daemon.config.spawn.wall_s)
     grace_s = daemon.config.spawn.grace_s
     alarm = daemon.loop.call_later(wall_s, it.ask_end, Why.WALL_TIME, grace_s) if wall_s else None
     try:
@@ -125,7 +121,7 @@ async def live(daemon: Daemon, it: AgentProcess) -> None:
                 it.why = again
                 break
             it.state = State.WAITING
-            _tell(it, "process_restarts", delay_s=again)
+            _tell(daemon, it, "restarts", delay_s=again)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(again):
                     await it.must_end.wait()
@@ -140,7 +136,7 @@ async def live(daemon: Daemon, it: AgentProcess) -> None:
         it.output.finish(it.ended_ms)
         it.started.set()
         it.has_ended.set()
-        _tell(it, "process_ended", why=it.why.value)
+        _tell(daemon, it, "exited", why=it.why.value)
 
 
 async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
@@ -173,7 +169,7 @@ async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
         if it.state is State.STARTING:
             it.state = State.RUNNING
         it.started.set()
-        _tell(it, "process_started", pid=process.pid)
+        _tell(daemon, it, "spawned", pid=process.pid)
         return await _until_it_ends(it, process)
     finally:
         it.process = None
@@ -225,17 +221,22 @@ def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> C
     return Confinement(
         Grant(spec.read, spec.write, spec.is_networked),
         Bounds(
-            memory_bytes=limits.memory_bytes or config.memory_bytes,
-            n_processes=limits.n_processes or config.n_processes,
+            memory_bytes=least(limits.memory_bytes, config.memory_bytes),
+            n_processes=least(limits.n_processes, config.n_processes),
             n_files=N_FILES,
             file_bytes=config.file_bytes,
-            cpu_s=limits.cpu_s or config.cpu_s or None,
-            disk_bytes=limits.disk_bytes or config.disk_bytes,
+            cpu_s=least(limits.cpu_s, config.cpu_s),
+            disk_bytes=least(limits.disk_bytes, config.disk_bytes),
         ),
         {"PATH": search_path(), **spec.env, **given},
         hidden=hidden(daemon),
         is_resolved=True,
     )
+
+
+def least(asked: int | None, configured: int) -> int | None:
+    """What holds of two limits; 0 in the configuration is none."""
+    return min((n for n in (asked, configured) if n), default=None)
 
 
 def search_path() -> str:
@@ -255,7 +256,6 @@ def _other_uid(uid: int) -> int | None:
     return uid if os.geteuid() == 0 and uid != 0 else None
 
 
-def _tell(it: AgentProcess, event: str, **facts: object) -> None:
-    """A line in the log: names and numbers, never what it was asked or wrote."""
-    code = None if it.status is None else it.status.code
-    log.info(event, process=it.id, agent=it.agent.name, uid=it.agent.uid, code=code, **facts)
+def _tell(daemon: Daemon, it: AgentProcess, event: str, **facts: object) -> None:
+    exit_code = None if it.status is None else it.status.code
+    daemon.telemetry.process_changed(event, it.agent, it.id, exit_code=exit_code, **facts)

@@ -29,7 +29,8 @@ from aios_sdk.errors import (
 )
 from aiosd.kernel.model import AgentId, Outcome
 from aiosd.server.generate import now_ms
-from aiosd.server.life import AgentProcess, live
+from aiosd.server.life import AgentProcess, least, live
+from aiosd.server.spawning import check_program
 from aiosd.services.privileges import new_id
 from aiosd.services.processes import rows
 from aiosd.services.processes.model import Spec, Why
@@ -56,6 +57,15 @@ class Processes:
     def running(self, agent: AgentId) -> AgentProcess | None:
         """The process that goes by that name now."""
         return self._running.get(agent)
+
+    def behind(self, session: Session) -> AgentProcess | None:
+        """The process at the other end, if it is one of ours.  Unavailable: it has just ended."""
+        if session.identity is None:
+            return None
+        it = self._running.get(session.identity.agent)
+        if it is None or it.session is not session:
+            raise Unavailable(f"agent {session.identity.agent.name} has ended")
+        return it
 
     def last(self, agent: AgentId, id_: str | None = None) -> AgentProcess:
         """The agent's process, or the last it had, or exactly that one.  NotFound."""
@@ -108,7 +118,7 @@ class Processes:
         InvalidParams: it hasn't, and why.  Exists, Denied, QuotaExceeded: it may not be.
         """
         self._check_room(agent)
-        parent = None if spawner.identity is None else self._running.get(spawner.identity.agent)
+        parent = self.behind(spawner)
         it = AgentProcess(
             new_id("p"),
             agent,
@@ -143,6 +153,11 @@ class Processes:
     async def resume(self) -> None:
         """After a restart: start what is kept once more."""
         for kept in await self._d.database.read(rows.load):
+            try:
+                check_program(kept.spec.program, self._d.config.spawn)
+            except Denied as error:  # by the configuration as it is now
+                log.warning("process_not_resumed", process=kept.id, reason=error.message)
+                continue
             it = AgentProcess(
                 kept.id, kept.agent, kept.spec, Output(self._d.config.spawn.log_bytes)
             )
@@ -275,7 +290,7 @@ class Processes:
         )
 
     def _max_tokens(self, it: AgentProcess) -> int | None:
-        return it.spec.limits.tokens or self._d.config.spawn.tokens or None
+        return least(it.spec.limits.tokens, self._d.config.spawn.tokens)
 
 
 def _lasts(spec: Spec) -> bool:

@@ -73,6 +73,13 @@ class Telemetry:
         log.info("agent_killed", agent=agent.name, uid=agent.uid)
         self._tell("killed", agent.uid, agent=agent.name)
 
+    # ------------------------------------------------------------ agents' processes
+
+    def process_changed(self, event: str, agent: AgentId, process: str, **facts: Any) -> None:
+        """spawned, restarts, exited.  Numbers and codes, never what it was asked or wrote."""
+        log.info(f"process_{event}", process=process, agent=agent.name, uid=agent.uid, **facts)
+        self._tell(event, agent.uid, agent=agent.name, process=process, **facts)
+
     # ------------------------------------------------------------ the daemon
 
     def daemon_changed(self, event: str, *, is_warning: bool = False, **facts: Any) -> None:

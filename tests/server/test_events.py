@@ -13,8 +13,10 @@ import pytest
 from aios_sdk import AsyncClient, Client, wire
 from aios_sdk.errors import QuotaExceeded
 from aiosd import config
+from aiosd.kernel.model import AgentId
 from aiosd.server.daemon import Daemon
 from aiosd.server.happenings import Happenings, Listener
+from aiosd.services.access import Subject
 from tests.server.harness import RawPeer, served
 from tests.server.test_red_team import code, request
 
@@ -47,12 +49,33 @@ def until(peer: RawPeer, event: str) -> list[dict[str, Any]]:
     return found
 
 
+def viewer(uid: int, *rights: str) -> Subject:
+    return Subject(AgentId(uid, "viewer"), frozenset(rights))
+
+
+def test_an_agent_that_the_daemon_runs_hears_of_itself_and_those_below_it() -> None:
+    happenings = Happenings(10, 10)
+    spawned = Subject(AgentId(1, "boss"), frozenset(), is_spawned=True)
+    with happenings.listening(spawned) as listener:
+        for agent in ("boss", "boss.worker", "bossy", "other", None):
+            happenings.tell("started", 1, 5, agent=agent)
+        happenings.tell("started", 2, 5, agent="boss")
+        happenings.tell("reloaded", None, 5)
+        heard = [listener.take(5) for _ in range(4)]
+    assert [h and h.get("agent", h["event"]) for h in heard] == [
+        "boss",
+        "boss.worker",
+        "reloaded",
+        None,
+    ]
+
+
 def test_a_uid_hears_of_itself_and_of_what_concerns_all_an_admin_of_everything() -> None:
     happenings = Happenings(10, 10)
     with (
-        happenings.listening(1, is_admin=False) as one,
-        happenings.listening(2, is_admin=False) as two,
-        happenings.listening(0, is_admin=True) as admin,
+        happenings.listening(viewer(1)) as one,
+        happenings.listening(viewer(2)) as two,
+        happenings.listening(viewer(0, "admin")) as admin,
     ):
         happenings.tell("started", 1, 5, job="j1", agent=None)
         happenings.tell("reloaded", None, 6)
@@ -67,7 +90,7 @@ def test_a_uid_hears_of_itself_and_of_what_concerns_all_an_admin_of_everything()
 
 def test_what_a_slow_reader_lost_is_counted_where_it_is_missing() -> None:
     happenings = Happenings(2, 10)
-    with happenings.listening(1, is_admin=False) as slow:
+    with happenings.listening(viewer(1)) as slow:
         for n in range(5):
             happenings.tell("started", 1, n)
         assert slow.take(99) == {"event": "started", "at_ms": 0, "uid": 1}
@@ -86,13 +109,13 @@ def test_what_a_slow_reader_lost_is_counted_where_it_is_missing() -> None:
 def test_a_uid_has_so_many_streams_and_no_more() -> None:
     happenings = Happenings(2, 1)
     with (
-        happenings.listening(1, is_admin=False),
-        happenings.listening(2, is_admin=False),
+        happenings.listening(viewer(1)),
+        happenings.listening(viewer(2)),
         pytest.raises(QuotaExceeded),
-        happenings.listening(1, is_admin=False),
+        happenings.listening(viewer(1)),
     ):
         pass
-    with happenings.listening(1, is_admin=False):
+    with happenings.listening(viewer(1)):
         pass
 
 

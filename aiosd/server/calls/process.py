@@ -37,9 +37,7 @@ class AgentProcesses:
 
     async def agent_spawn(self, call: Call) -> Result:
         session, subject = call.session, call.subject
-        spawner = None
-        if session.identity is not None:
-            spawner = self._d.processes.running(session.identity.agent)
+        spawner = self._d.processes.behind(session)
         config = self._d.config.spawn
         name = spawning.name_below(spawner, call.params["name"])
         spec = await self._d.in_worker(

@@ -150,7 +150,7 @@ class System:
         d, session = self._d, call.session
         happenings = d.telemetry.happenings
         d.access.note_admin_sees(call)
-        with happenings.listening(session.uid, is_admin=call.is_admin) as listener:
+        with happenings.listening(call.subject) as listener:
             call.emit({"event": "listening", "at_ms": generate.now_ms()})
             while True:
                 await listener.changed.wait()
