@@ -162,7 +162,7 @@ def _params(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
 def _cost(result: dict[str, Any]) -> str:
     usage = result["usage"]
     return (
-        f"{result['rounds']} rounds, {len(result['calls'])} calls, "
+        f"{result['rounds']} rounds, {result['n_calls']} calls, "
         f"{usage['prompt_tokens']} prompt + {usage['cached_tokens']} cached + "
         f"{usage['output_tokens']} output tokens, "
         f"tools {units.milliseconds(usage['tools_ms'])}, "

@@ -28,6 +28,7 @@ _WORDS = {
     "resume": "someone to resume it",
     "step": "the end of this step",
     "database": "the database",
+    "tools": "its tools",
 }
 
 

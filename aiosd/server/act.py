@@ -13,28 +13,27 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aios_sdk.errors import InvalidParams, SyscallError
+from aios_sdk.errors import Cancelled, SyscallError
 from aiosd.driver import JobResult
 from aiosd.engine.base import MAX_SEED
-from aiosd.kernel.model import JobId, Outcome
+from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import generate, tooling
+from aiosd.server.act_parts import SHOWN_CHARS, Made, Offer, Sums, offered, shown
 from aiosd.server.calls.base import Result
 from aiosd.services import context as contexts
 from aiosd.services.context import Context
 from aiosd.services.tools.manager import ToolCall
-from aiosd.services.tools.model import Progress, Tool, ToolResult
+from aiosd.services.tools.model import Progress, ToolResult
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.generate import Work
     from aiosd.server.session import Call
 
-SHOWN_CHARS = 4096  # of what a call brought, in the act's result; chunks have all of it
+SHOWN_SHARE = 4  # the newest calls that fit into this part of a frame are in the result
 MESSAGE_TOKENS = 24  # what a template puts around a tool's answer, and a bit more
 LEAST_TOKENS = 16  # of a tool's answer: less says nothing
 _OF_ONE_ANSWER = {
@@ -43,48 +42,6 @@ _OF_ONE_ANSWER = {
     "keep_partial": False,
     "detach": False,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What the model may call: as generate takes it, and which of these the client runs."""
-
-    tools: tuple[dict[str, Any], ...]
-    of_client: frozenset[str]
-
-
-@dataclass(slots=True)
-class _Made:
-    """A call that the model asked for, and what came of it."""
-
-    call: Mapping[str, Any]
-    round: int
-    content: str = "cancelled: the act ended before this call did"
-    is_error: bool = True
-    duration_ms: int = 0
-
-    def describe(self) -> Result:
-        return {
-            **self.call,
-            "round": self.round,
-            "content": self.content[:SHOWN_CHARS],
-            "is_error": self.is_error,
-            "duration_ms": self.duration_ms,
-        }
-
-
-@dataclass(slots=True)
-class _Sums:
-    """What all rounds cost."""
-
-    usage: dict[str, int] = field(default_factory=dict)
-    tools_ms: int = 0
-
-    def add(self, usage: Mapping[str, int]) -> None:
-        for name, value in usage.items():
-            if name == "ttft_ms" and self.usage:
-                continue  # the first words' time is the first round's
-            self.usage[name] = self.usage.get(name, 0) + value
 
 
 async def run(daemon: Daemon, call: Call) -> Result:
@@ -99,41 +56,11 @@ async def run(daemon: Daemon, call: Call) -> Result:
         await daemon.access.admit(call, "write", generate.target_of(context))
     job = generate.new_job_id()
     async with generate.held_context(daemon, call.agent, p.get("context"), job) as context:
-        return await _Act(daemon, call, context, offer, job).run()
+        return await Act(daemon, call, context, offer, job).run()
 
 
-def offered(daemon: Daemon, call: Call) -> Offer:
-    """The tools that the call names.  NotFound, Denied, InvalidParams."""
-    p = call.params
-    found: dict[str, Tool] = {}
-    if p.get("tools"):
-        daemon.access.check_right(call.agent, "tool", "llm.act with tools")
-    for name in p.get("tools", ()):
-        if "*" in name:
-            fit = [tool for tool in daemon.tools.list(call.agent) if fnmatchcase(tool.name, name)]
-        else:
-            fit = [daemon.tools.get(name, call.agent)[0]]
-        found.update((tool.name, tool) for tool in fit)
-    own = p.get("client_tools", ())
-    if own and "context" not in p:
-        raise InvalidParams(
-            "client_tools needs a context: what the caller's tools bring comes with another "
-            "llm.act, which goes on there",
-            field="client_tools",
-        )
-    for place, tool in enumerate(own):
-        if tool["name"] in found:
-            field_ = f"client_tools[{place}].name"
-            raise InvalidParams(f"{field_} is {tool['name']!r}, as one of tools", field=field_)
-    tools = [
-        {"name": t.name, "description": t.description, "parameters": dict(t.parameters)}
-        for t in found.values()
-    ]
-    return Offer((*tools, *own), frozenset(tool["name"] for tool in own))
-
-
-class _Act:
-    """One act under way."""
+class Act:
+    """One act under way.  While its tools run it is in Daemon.acts, by its last job's id."""
 
     def __init__(
         self, daemon: Daemon, call: Call, context: Context, offer: Offer, job: JobId
@@ -147,8 +74,33 @@ class _Act:
         self._n_rounds = 0  # that have called something
         self._n_output = 0
         self._recalled: dict[str, Any] = {}
-        self._made: list[_Made] = []
-        self._sums = _Sums()
+        self._made: list[Made] = []
+        self._sums = Sums()
+
+    @property
+    def agent(self) -> AgentId:
+        return self._call.agent
+
+    def cancel(self) -> None:
+        """As job.cancel does while it generates."""
+        self._call.end(Cancelled(f"job {self._job} was cancelled", job=self._job))
+
+    def describe(self) -> Result:
+        """As job.list has it while its tools run."""
+        usage = self._sums.usage
+        return {
+            "job": self._job,
+            "agent": self.agent.name,
+            "uid": self.agent.uid,
+            "context": self._context.id,
+            "state": "calling",
+            "priority": self._call.params["priority"],
+            "n_output": self._n_output,
+            "waited_ms": usage["waited_ms"],
+            "slices": usage["slices"],
+            "parks": usage["parks"],
+            "waits_for": {"kind": "tools"},
+        }
 
     async def run(self) -> Result:
         began_ns = time.monotonic_ns()
@@ -173,8 +125,11 @@ class _Act:
     async def _generate(self) -> tuple[Work, JobResult]:
         """The next answer, committed."""
         daemon, call = self._d, self._call
-        daemon.access.check_right(call.agent, "llm", call.method)  # it may be gone by now
         p = self._params()
+        if self._sums.usage:  # what was allowed at first may not be any more
+            daemon.access.check_right(call.agent, "llm", call.method)
+            if "context" in p:
+                generate.reached(daemon, call.agent, p["context"])
         if self._sums.usage:
             self._job = generate.new_job_id()
         if self._context.busy_with is not None:
@@ -224,7 +179,7 @@ class _Act:
         """Make the calls that are the daemon's to make; the others."""
         of_client = self._offer.of_client
         theirs = [one for one in calls if one["name"] in of_client]
-        made = [_Made(one, self._n_rounds) for one in calls if one["name"] not in of_client]
+        made = [Made(one, self._n_rounds) for one in calls if one["name"] not in of_client]
         self._made += made
         n_calls = self._call.params["max_calls"]
         for late in made[n_calls:]:
@@ -233,11 +188,12 @@ class _Act:
         began_ns = time.monotonic_ns()
         try:
             self._check_going_on()
-            await self._call.session.drained.wait()  # what they bring is to be read
-            await self._call_all(made[:n_calls])
+            with self._listed():
+                await self._call.session.drained.wait()  # what they bring is to be read
+                await self._call_all(made[:n_calls])
         except BaseException:
             with contextlib.suppress(SyscallError):  # what ended the act is what is told
-                await self._append([*made, *(_Made(one, self._n_rounds) for one in theirs)])
+                await self._append([*made, *(Made(one, self._n_rounds) for one in theirs)])
             raise
         finally:
             self._sums.tools_ms += (time.monotonic_ns() - began_ns) // 10**6
@@ -246,7 +202,16 @@ class _Act:
         self._check_going_on()
         return theirs
 
-    async def _call_all(self, made: Sequence[_Made]) -> None:
+    @contextlib.contextmanager
+    def _listed(self) -> Iterator[None]:
+        acts = self._d.acts
+        acts[self._job] = self
+        try:
+            yield
+        finally:
+            del acts[self._job]
+
+    async def _call_all(self, made: Sequence[Made]) -> None:
         def ended(place: int, result: ToolResult | SyscallError, duration_ms: int) -> None:
             one = made[place]
             one.duration_ms = duration_ms
@@ -267,7 +232,7 @@ class _Act:
             on_end=ended,
         )
 
-    async def _append(self, made: Sequence[_Made]) -> None:
+    async def _append(self, made: Sequence[Made]) -> None:
         """What the calls brought joins the log."""
         daemon, context = self._d, self._context
         limit = self._room(len(made))
@@ -292,17 +257,17 @@ class _Act:
             await daemon.contexts.append(context, entry, turn.tokens, generate.now_ms())
         else:
             context.add(entry, turn.tokens)
+        for one in made:
+            one.content = one.content[:SHOWN_CHARS]
 
     def _room(self, n_answers: int) -> int:
-        """How many tokens each answer may have, so that there is room to go on."""
-        room = self._d.model.info.slot_tokens - len(self._context.tokens)
-        to_go_on: int = min(self._call.params["max_tokens"], room // 4)
-        room -= to_go_on + 1
+        """How many tokens each answer may have: half of what is left is to go on with."""
+        room = (self._d.model.info.slot_tokens - len(self._context.tokens)) // 2
         return max(LEAST_TOKENS, room // n_answers - MESSAGE_TOKENS)
 
     # ------------------------------------------------------------ telling
 
-    def _tell(self, made: _Made) -> None:
+    def _tell(self, made: Made) -> None:
         if self._call.params["stream"]:
             result = {
                 "id": made.call["id"],
@@ -335,7 +300,8 @@ class _Act:
             "finish": finish,
             **({"tool_calls": list(pending)} if pending else {}),
             "rounds": self._n_rounds,
-            "calls": [made.describe() for made in self._made],
+            "calls": shown(self._made, self._d.config.limits.frame_bytes // SHOWN_SHARE),
+            "n_calls": len(self._made),
             **kept,
             **self._recalled,
             "job": self._job,

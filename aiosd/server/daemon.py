@@ -35,6 +35,7 @@ from aiosd.kernel.kernel import Kernel
 from aiosd.kernel.model import AgentId, JobId, Outcome
 from aiosd.server import listener, notify, reload
 from aiosd.server.access import AccessManager
+from aiosd.server.act import Act
 from aiosd.server.awaited import Awaited
 from aiosd.server.budget import ParamsBudget
 from aiosd.server.detached import DetachedJobs
@@ -193,6 +194,7 @@ class Daemon:
         )
         self.agent_limits = LimitBook(database)
         self.detached = DetachedJobs(self)
+        self.acts: dict[JobId, Act] = {}  # those of llm.act whose tools run
         self.saving: dict[JobId, tuple[Work, JobResult]] = {}  # jobs whose turn is being written
         self.enricher = Enricher(self)
         self.memory.on_waiting = self.enricher.wake

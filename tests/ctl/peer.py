@@ -231,7 +231,7 @@ def acted(call: Call) -> dict[str, Any]:
         call.say("It is 42.")
     return {
         "text": "It is 42.", "finish": "stop", "rounds": 1,
-        "calls": [{**CALL, **BROUGHT, "round": 1}],
+        "calls": [{**CALL, **BROUGHT, "round": 1}], "n_calls": 1,
         "job": "j2", "seed": 7, "usage": {**USAGE, "tools_ms": 12},
     }  # fmt: skip
 

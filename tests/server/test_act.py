@@ -15,6 +15,7 @@ import pytest
 from aios_sdk import AsyncClient, Client, wire
 from aios_sdk.acting import Step
 from aios_sdk.results import ToolSpec
+from aiosd import config
 from aiosd.access_config import Access, ConfirmRule
 from aiosd.kernel.model import AgentId
 from aiosd.server.daemon import Daemon
@@ -299,6 +300,33 @@ def test_a_cancel_while_a_tool_runs_ends_it_and_leaves_a_whole_context(tmp_path:
             ("tool", "cancelled: the act ended before this call did"),
         ]
         assert not ok(peer.ask("context.info", context=context))["busy"]
+
+
+def test_a_job_whose_tools_run_is_listed_and_can_be_cancelled(tmp_path: Path) -> None:
+    answers = (calling(("slow", {"n": 1})), "Never.")
+    with acting(tmp_path, *answers) as (daemon, peer, probes):
+        context = new_context(peer)
+        streamed(peer, 1, "progress", context=context)
+        with RawPeer(daemon.config.socket, "aiosctl") as person:
+            [job] = ok(person.ask("job.list", all=True))["jobs"]
+            assert (job["state"], job["context"]) == ("calling", context)
+            assert job["waits_for"] == {"kind": "tools"}
+            busy: Any = person.ask("context.append", context=context, prompt="x").error
+            assert (busy["code"], busy["data"]) == ("busy", {"job": job["job"]})
+            ok(person.ask("job.cancel", job=job["job"]))
+        *_, response = chunks(peer)
+        assert response.error["code"] == "cancelled"
+        assert probes.ended == ["slow"]
+        assert ok(peer.ask("job.list"))["jobs"] == []
+
+
+def test_the_result_has_as_many_calls_as_a_frame_holds(tmp_path: Path) -> None:
+    answers = (*(calling(("long", {"n": n})) for n in range(4)), "Done.")
+    limits = config.Limits(frame_bytes=64 * 1024)
+    with acting(tmp_path, *answers, limits=limits, slot_tokens=4096) as (_, peer, _probes):
+        result = act(peer, max_tokens=100)
+        assert (result["text"], result["n_calls"]) == ("Done.", 4)
+        assert [call["arguments"]["n"] for call in result["calls"]] == [1, 2, 3]
 
 
 def test_a_cancel_while_the_model_speaks_leaves_the_rounds_before(tmp_path: Path) -> None:

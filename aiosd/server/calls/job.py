@@ -50,6 +50,9 @@ class Jobs:
         for work, result in self._d.saving.values():
             if is_wanted(work.agent):
                 found[work.spec.job] = _saving(work, result)
+        for job, act in self._d.acts.items():
+            if is_wanted(act.agent):
+                found[job] = act.describe()
         return {"jobs": list(found.values())}
 
     def _under_way(self, record: JobRecord, now_ns: int, positions: Mapping[JobId, int]) -> Result:
@@ -97,7 +100,12 @@ class Jobs:
         }
 
     def job_cancel(self, call: Call) -> Result:
-        self._d.driver.cancel(self._job(call), Outcome.CANCELLED)
+        act = self._d.acts.get(JobId(call.params["job"]))
+        if act is not None:  # its tools run
+            self._d.access.check(call, "steer", Target("job", act.agent, call.params["job"]))
+            act.cancel()
+        else:
+            self._d.driver.cancel(self._job(call), Outcome.CANCELLED)
         return {}
 
     def job_pause(self, call: Call) -> Result:

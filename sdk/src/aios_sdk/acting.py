@@ -108,6 +108,7 @@ class Acted:
                 "stop_string"; "tool_calls": tool_calls are the caller's to make, and another act
                 on the context goes on with their answers
     rounds      how often it called something
+    calls       what it called, the newest; n_calls: how many there were
     usage       of all rounds; tools_ms: the time that tools took
     """
 
@@ -115,6 +116,7 @@ class Acted:
     finish: str
     rounds: int
     calls: tuple[MadeCall, ...]
+    n_calls: int
     seed: int
     job: str
     usage: Usage
@@ -135,6 +137,7 @@ class Acted:
                 "finish": str(finish),
                 "rounds": int(rounds),
                 "calls": list(calls),
+                "n_calls": int(n_calls),
                 "seed": int(seed),
                 "job": str(job),
                 "usage": dict(usage),
@@ -147,6 +150,7 @@ class Acted:
                     finish,
                     rounds,
                     tuple(map(_made, calls)),
+                    n_calls,
                     seed,
                     job,
                     usage_of(usage),

@@ -225,7 +225,18 @@ JOB_INFO = _result(
     agent=AGENT,
     uid=COUNT,
     context=ID,
-    state=Str(choices=("ready", "running", "stalled", "paused", "delayed", "cancelling", "saving")),
+    state=Str(
+        choices=(
+            "ready",
+            "running",
+            "stalled",
+            "paused",
+            "delayed",
+            "cancelling",
+            "saving",
+            "calling",
+        )
+    ),
     priority=PRIORITY,
     n_output=COUNT,
     waited_ms=MS,
@@ -601,6 +612,7 @@ ACT_RESULT = _result(
     tool_calls_=_many(TOOL_CALL),
     rounds=COUNT,
     calls=_many(ACT_CALL),
+    n_calls=COUNT,
     context_=ID,
     recalled_=_many(ID),
     job=ID,
