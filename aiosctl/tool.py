@@ -29,6 +29,7 @@ COLUMNS = (
         ("what there is", "aiosctl tool ls"),
         ("call one", "aiosctl tool call calculator expression='6 * 7'"),
         ("what one takes", "aiosctl tool show calculator"),
+        ("what one may touch", "aiosctl tool check python"),
         ("an MCP server's", "aiosctl tool load wiki --url http://127.0.0.1:8080/mcp"),
     ),
 )
@@ -72,6 +73,30 @@ def show(app: App, name: str) -> None:
             for key, schema in found["parameters"].get("properties", {}).items()
         ]
         or [("(no arguments)", "")]
+    )
+
+
+@tool.command()
+@click.argument("name", shell_complete=complete.tools)
+@pass_app
+def check(app: App, name: str) -> None:
+    """Show what a tool may touch, which bounds are kept here, and which aren't, and why."""
+    found = app.call("tool.check", name=name)
+    if app.is_json:
+        render.document(found)
+        return
+    render.record(
+        [
+            ("tool", found["name"]),
+            ("source", found["source"]),
+            ("irreversible", render.yes_no(found["irreversible"])),
+            ("asks a person", render.yes_no(found["asks"])),
+            *(("reads", path) for path in found["read"]),
+            *(("writes", path) for path in found["write"]),
+            ("network", found["network"]),
+            *((f"bound: {what}", words) for what, words in found["kept"].items()),
+            *((f"not: {what}", words) for what, words in found["not_kept"].items()),
+        ]
     )
 
 

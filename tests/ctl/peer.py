@@ -565,6 +565,12 @@ DEFAULTS: dict[str, Answer] = {
         "limits": {"tokens": 1000}, "confinement": ["memory: 2 GiB of each process"],
     },
     "tool.list": {"tools": [TOOL]},
+    "tool.check": lambda call: {
+        "name": call.params["name"], "source": "builtin", "irreversible": False, "asks": True,
+        "confined": True, "read": ["/usr and /lib"], "write": ["a private directory"],
+        "network": "none", "kept": {"time": "10 s for a call"},
+        "not_kept": {"processes": "no cgroup"},
+    },
     "tool.call": {**TOOL_RESULT, "duration_ms": 12},
     "tool.call_all": lambda call: {
         "results": [

@@ -29,6 +29,20 @@ def test_show_tells_the_arguments(ctl: Ctl) -> None:
     )
 
 
+def test_check_says_what_holds_and_what_doesnt(ctl: Ctl) -> None:
+    assert ctl("tool", "check", "calculator").stdout == (
+        "tool            calculator\n"
+        "source          builtin\n"
+        "irreversible    no\n"
+        "asks a person   yes\n"
+        "reads           /usr and /lib\n"
+        "writes          a private directory\n"
+        "network         none\n"
+        "bound: time     10 s for a call\n"
+        "not: processes  no cgroup\n"
+    )
+
+
 def test_call_reads_values_as_the_tool_asks_and_prints_the_text(ctl: Ctl, peer: Peer) -> None:
     assert ctl("tool", "call", "calculator", "expression=6*7").stdout == "42\n"
     ctl("tool", "call", "calculator", "expression=42", "digits=3", "word=x", "list=[1]")

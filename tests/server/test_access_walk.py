@@ -171,6 +171,7 @@ ON_NOTHING: dict[str, tuple[Params, tuple[str, ...]]] = {
     "llm.detokenize": (lambda _: {"tokens": [1]}, FREE),
     "storage.share": (lambda _: {"path": "", "with": "zed"}, FREE),
     "tool.list": (nothing, FREE),
+    "tool.check": (lambda _: {"name": "nosuch"}, (NOT_FOUND,) * 7),
     "tool.call": (lambda _: {"name": "nosuch"}, (NOT_FOUND,) * 7),
     "tool.call_all": (lambda _: {"calls": [{"name": "nosuch", "arguments": {}}]}, FREE),
     "tool.load": (lambda _: {"name": "x", "command": "/bin/false"}, ADMIN),

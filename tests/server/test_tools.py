@@ -404,6 +404,22 @@ def test_what_along_comes_does_what_it_says(peer: RawPeer) -> None:
     assert found["structured"]["results"][0]["path"] == "sea.txt"
 
 
+def test_check_tells_what_a_tool_may_touch(daemon: Daemon, peer: RawPeer, place: Path) -> None:
+    found = result(peer, "tool.check", name="forks")
+    assert (found["name"], found["source"], found["confined"], found["asks"]) == (
+        "forks", "local", True, False,
+    )  # fmt: skip
+    assert str(place) in found["write"]
+    assert found["network"] == "none"
+    assert found["kept"]["time"].startswith("60 s for a call")
+    assert {*found["kept"], *found["not_kept"]} >= {"memory", "processes", "disk", "file size"}
+    assert not result(peer, "tool.check", name="storage_search")["confined"]
+    for hidden in ("clock", "nosuch"):
+        assert error(peer, "tool.check", name=hidden)["code"] == "not_found"
+    with RawPeer(daemon.config.socket, "bot") as bot:
+        assert result(bot, "tool.check", name="wipes")["asks"]
+
+
 def test_a_tool_for_some_agents_isnt_there_for_others(daemon: Daemon, peer: RawPeer) -> None:
     assert "clock" not in [tool["name"] for tool in result(peer, "tool.list")["tools"]]
     hidden = error(peer, "tool.call", name="clock")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aios_sdk.errors import InvalidParams, NotFound, SyscallError
 from aios_sdk.errors import ToolFailed as Failed
 from aios_sdk.syscalls import MCP_SERVER
+from aiosd import confine
 from aiosd.mcp_config import parse
 from aiosd.server import tooling
 from aiosd.server.calls.base import Result
-from aiosd.services.access import Target
+from aiosd.services.access import Target, Verdict
 from aiosd.services.tools.manager import ToolCall
 from aiosd.services.tools.mcp_server import McpServer
-from aiosd.services.tools.model import Tool, ToolFailed, ToolResult
+from aiosd.services.tools.model import Confined, Tool, ToolFailed, ToolResult
 from aiosd.settings import ConfigError
 
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
+
+_UNCONFINED: Final[Result] = {
+    "read": ["what the daemon's own services, or a server elsewhere, do for the caller"],
+    "write": [],
+    "network": "as its source has it",
+    "kept": {},
+    "not_kept": {"process": "no process of this machine runs it"},
+}
 
 
 class ToolCalls:
@@ -28,6 +37,28 @@ class ToolCalls:
 
     def tool_list(self, call: Call) -> Result:
         return {"tools": [self._describe(tool) for tool in self._d.tools.list(call.agent)]}
+
+    async def tool_check(self, call: Call) -> Result:
+        tool, source = self._d.tools.get(call.params["name"], call.agent)
+        subject, target = call.subject, tooling.target_of(tool)
+        decision = self._d.access.decide(subject, "use", target)
+        confinement = source.confinement(tool) if isinstance(source, Confined) else None
+        if confinement is None:
+            touched = dict(_UNCONFINED)
+        else:
+            described = await self._d.in_worker(lambda: confine.describe(confinement))
+            touched = described.as_data()
+        time = f"{tool.timeout_s:g} s for a call, which is then ended with all it has started"
+        size = f"{self._d.config.tools.result_bytes} bytes of text, and of data"
+        return {
+            "name": tool.name,
+            "source": tool.source,
+            "irreversible": tool.is_irreversible,
+            "asks": decision.verdict is Verdict.ASK,
+            "confined": confinement is not None,
+            **touched,
+            "kept": {**touched["kept"], "time": time, "result": size},
+        }
 
     async def tool_call(self, call: Call) -> Result:
         p, began_ns = call.params, time.monotonic_ns()

@@ -1,4 +1,6 @@
-"""Whether a call's arguments are what the tool's JSON Schema (draft 2020-12) says.
+"""Whether a call's arguments are what the tool's JSON Schema says.
+
+A schema is of draft 2020-12, unless its $schema names an older one, as many MCP servers' do.
 
 Schemas come from tools' authors and arguments from models: neither may hold up the daemon.
 
@@ -8,6 +10,7 @@ Rule 2: a schema that can't be checked is said to be so when the tool is found, 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import threading
@@ -60,12 +63,13 @@ class Checker:
             with _budget():
                 for pattern in _patterns(plain):
                     _compiled(pattern)
-                jsonschema.Draft202012Validator.check_schema(plain)
+                draft = _draft(plain)
+                draft.check_schema(plain)
         except jsonschema.SchemaError as error:
             raise BadSchema(f"{_path('schema', error)}: {error.message[:WORDS_CHARS]}") from None
         except (_TooMuch, RecursionError):
             raise BadSchema("the schema is nested too deeply") from None
-        self._validator = _Validator(plain, registry=Registry())
+        self._validator = _counting(draft)(plain, registry=Registry())
 
     def check(self, arguments: Mapping[str, Any], max_bytes: int) -> None:
         """InvalidParams with the path and what is wrong there, if anything is."""
@@ -168,19 +172,37 @@ def _same(value: Any) -> Any:
     return value
 
 
-_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]  # the stub lacks types
-    jsonschema.Draft202012Validator,
-    {
-        name: _counted(check)
-        for name, check in {
-            **jsonschema.Draft202012Validator.VALIDATORS,
-            "pattern": _pattern,
-            "patternProperties": _pattern_properties,
-            "additionalProperties": _additional_properties,
-            "uniqueItems": _unique_items,
-        }.items()
-    },
-)
+@functools.cache
+def _counting(draft: Any) -> Any:
+    """A draft's validator, with keywords counted and ours for those that could take long."""
+    own: dict[str, Any] = {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+        "uniqueItems": _unique_items,
+    }
+    checks = {**draft.VALIDATORS, **own}
+    counted = {name: _counted(check) for name, check in checks.items()}
+    return validators.extend(draft, counted)  # type: ignore[no-untyped-call]  # the stub lacks types
+
+
+_DRAFTS: Final[Mapping[str, Any]] = {
+    "http://json-schema.org/draft-04/schema": jsonschema.Draft4Validator,
+    "http://json-schema.org/draft-06/schema": jsonschema.Draft6Validator,
+    "http://json-schema.org/draft-07/schema": jsonschema.Draft7Validator,
+    "https://json-schema.org/draft/2019-09/schema": jsonschema.Draft201909Validator,
+    "https://json-schema.org/draft/2020-12/schema": jsonschema.Draft202012Validator,
+}
+
+
+def _draft(schema: dict[str, Any]) -> Any:
+    """The validator of the draft that the schema names.  BadSchema if nobody knows it."""
+    named = schema.get("$schema")
+    if named is None:
+        return jsonschema.Draft202012Validator
+    if not isinstance(named, str) or named.rstrip("#") not in _DRAFTS:
+        raise BadSchema(f"$schema is {shorten(named)}, which is no draft of JSON Schema known here")
+    return _DRAFTS[named.rstrip("#")]
 
 
 def _compiled(pattern: str) -> Any:

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 GROUP: Final = "aiosd.tools"  # of entry points
 MAX_PLACES: Final = 256
 MAX_TOOLS: Final = 1024
-DESCRIBE_S: Final = 20.0  # for all places together
+DESCRIBE_S: Final = 30.0  # for all places together
 AT_ONCE: Final = 4
 
 

@@ -170,9 +170,13 @@ class McpServer:
             self._known, self._left_out = self._link.tools, self._link.left_out
             self._link = None
 
-    async def _spawn(self) -> Process:
+    def confinement(self, _: Tool) -> Confinement | None:
+        """What holds for the server's process, the same for all its tools; None over HTTP."""
+        return self._confinement() if self.config.command else None
+
+    def _confinement(self) -> Confinement:
         config = self.config
-        confinement = Confinement(
+        return Confinement(
             Grant(config.read, config.write, config.network),
             Bounds(
                 memory_bytes=config.memory or None,
@@ -184,9 +188,12 @@ class McpServer:
             config.env,
             self._hidden,
         )
+
+    async def _spawn(self) -> Process:
+        config = self.config
         return await spawn(
             [config.command, *config.args],
-            confinement,
+            self._confinement(),
             cwd=config.cwd or None,
             stdin=PIPE,
             stdout=PIPE,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aiosd.kernel.model import AgentId
+
+if TYPE_CHECKING:
+    from aiosd.confine import Confinement
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +85,13 @@ class ToolSource(Protocol):
 
     async def close(self) -> None:
         """End its processes."""
+        ...
+
+
+@runtime_checkable
+class Confined(Protocol):
+    """A ToolSource whose calls run in confined processes of this machine."""
+
+    def confinement(self, tool: Tool) -> Confinement | None:
+        """What holds for the tool's process; None if it has none here."""
         ...

@@ -1363,6 +1363,26 @@ TABLE: dict[str, Syscall] = {
             is_repeatable=True,
         ),
         _syscall(
+            "tool.check",
+            "what a tool may touch, which bounds are kept here and how, which aren't and why; "
+            "asks: a person must confirm the caller's calls",
+            _result(
+                name=TOOL_NAME,
+                source=TEXT,
+                irreversible=Bool(),
+                asks=Bool(),
+                confined=Bool(),
+                read=_many(TEXT),
+                write=_many(TEXT),
+                network=TEXT,
+                kept=AnyMap(),
+                not_kept=AnyMap(),
+            ),
+            _needs("name", TOOL_NAME, "as tool.list has it"),
+            right="tool",
+            is_repeatable=True,
+        ),
+        _syscall(
             "tool.call",
             "run a tool; is_error: it ran and says that it could not do it; cut: there was more",
             _result(**TOOL_RESULT, duration_ms=MS),

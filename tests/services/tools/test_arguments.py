@@ -23,6 +23,16 @@ def of(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties}
 
 
+OLD = {
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "definitions": {"n": {"exclusiveMinimum": 0}},
+    "properties": {
+        "a": {"items": [{"type": "integer"}, {"type": "string"}]},
+        "n": {"$ref": "#/definitions/n"},
+    },
+}
+
+
 @pytest.mark.parametrize(
     ("schema", "arguments", "expected"),
     [
@@ -54,6 +64,9 @@ def of(**properties: Any) -> dict[str, Any]:
         (of(a={"additionalProperties": {"type": "null"}}), {"a": {"b": 1}}, "arguments.a.b: is 1"),
         (of(a={"$ref": "#/$defs/n"}) | {"$defs": {"n": {"minimum": 3}}}, {"a": 2}, "arguments.a: "),
         ({}, {"anything": ["goes"]}, ""),
+        (OLD, {"a": [1, "x"], "n": 2}, ""),
+        (OLD, {"a": ["x"]}, "arguments.a[0]: is 'x', it must be of type 'integer'"),
+        (OLD, {"n": 0}, "arguments.n: 0 is less than or equal to the minimum of 0"),
     ],
 )
 def test_arguments_are_what_the_schema_says(
@@ -68,6 +81,8 @@ def test_arguments_are_what_the_schema_says(
     ("schema", "words"),
     [
         ({"type": "array"}, "arguments are an object"),
+        ({"$schema": "http://nowhere/else"}, "which is no draft of JSON Schema known here"),
+        ({"$schema": 7}, "which is no draft of JSON Schema known here"),
         (of(a={"type": "nosuch"}), r"schema.properties.a.type: 'nosuch' is not valid"),
         (of(a={"pattern": "("}), r"the pattern '\('"),
         (of(a={"pattern": "((a{100}){100}){100}"}), "unfolds to too much"),
