@@ -48,10 +48,19 @@ def admission(daemon: Daemon, call: Call) -> Admit:
     """What ToolManager.call asks on behalf of the call before it runs a tool."""
 
     async def admit(tool: Tool, arguments: Mapping[str, Any]) -> None:
-        about = json.dumps(arguments, ensure_ascii=False)[:ABOUT_CHARS]
-        await daemon.access.admit(call, "use", target_of(tool), about=about)
+        target = target_of(tool)
+        asks = daemon.access.decide(call.subject, "use", target).verdict is Verdict.ASK
+        await daemon.access.admit(call, "use", target, about=_shown(arguments) if asks else "")
 
     return admit
+
+
+def _shown(arguments: Mapping[str, Any]) -> str:
+    """As a person who must confirm sees them; that there is more comes first, not to be missed."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    if len(text) <= ABOUT_CHARS:
+        return text
+    return f"[the first {ABOUT_CHARS} of {len(text)} characters] {text[:ABOUT_CHARS]}"
 
 
 def tell_progress(to: Call, progress: Progress, **more: Any) -> None:

@@ -457,6 +457,13 @@ def test_an_irreversible_tool_waits_for_a_person_who_sees_its_arguments(daemon: 
             answer = bot.receive()
             assert isinstance(answer, wire.Response)
             assert (None if answer.error is None else code(answer)) == expected
+        call = {"name": "wipes", "arguments": {"disk": "x" * 2000 + "C:"}}
+        bot.send(wire.encode_request(5, "tool.call", call))
+        bot.receive()
+        [request] = result(person, "access.pending")["requests"]
+        assert request["reason"].startswith('[the first 1000 of 2014 characters] {"disk": "xxx')
+        result(person, "access.deny", request=request["request"])
+        assert isinstance(bot.receive(), wire.Response)
         assert result(bot, "tool.call", name="add", arguments={"a": 1})["content"] == "2"
 
 

@@ -206,7 +206,7 @@ class ToolManager:
         InvalidParams (its field is the path in the arguments), Busy, ToolFailed.  Cancelling it
         ends the call, in line or running, with all its processes.
         """
-        tool, _ = self.get(name, caller)
+        tool, asked_of = self.get(name, caller)
         await self._check(tool, arguments, caller)
         await admit(tool, arguments)
         state, config = self._state(tool), self._config()
@@ -218,7 +218,7 @@ class ToolManager:
                 self._room.place(caller, limit=2**31, limit_per_uid=2**31),
             ):
                 now, source = self.get(name, caller)
-                if now != tool:  # minutes may have gone by
+                if now != tool or source is not asked_of:  # minutes may have gone by
                     raise Failed(f"{name} has changed while the call waited: try again", tool=name)
                 return await self._run(tool, source, arguments, caller, on_progress)
         except LineFull as full:

@@ -85,6 +85,7 @@ async def call(
                     pass
                 case {"progress": [int() | float() as progress, total, message]}:
                     on_progress(_progress(progress, total, message))
+                    await asyncio.sleep(0)  # others first: thousands may be there already
                 case {"result": {"content": str(content)} as result}:
                     return _result(content, result)
                 case {"failed": str(words)}:

@@ -373,3 +373,21 @@ def test_a_result_past_its_bound_is_cut_at_a_character_and_says_so() -> None:
         assert result.content == "a?b\n" + dropped
 
     asyncio.run(run())
+
+
+def test_what_was_confirmed_is_called_of_who_was_asked_and_nobody_else() -> None:
+    async def run() -> None:
+        first, second = Source("server"), Source("server")
+        for source in (first, second):
+            source.offer("send", said, is_irreversible=True)
+        manager = managed(first)
+
+        async def and_meanwhile(*_: object) -> None:
+            """A person says yes; a server of the same name, which offers the same, comes before."""
+            await manager.remove("server")
+            manager.add(second)
+
+        with pytest.raises(Failed, match="send has changed while the call waited: try again"):
+            await manager.call("send", {}, ADA, admit=and_meanwhile)
+
+    asyncio.run(run())
