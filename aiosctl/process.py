@@ -249,7 +249,7 @@ def inspect(app: App, name: str) -> None:
     if app.is_json:
         render.document(result)
         return
-    grants = result["grants"]
+    held = result["confinement"]
     shown: list[tuple[str, Any]] = [
         ("agent", result["agent"]),
         ("process", result["process"]),
@@ -268,12 +268,13 @@ def inspect(app: App, name: str) -> None:
         ("directory", result.get("cwd", "its own")),
         ("variables", _listed(result["env"])),
         ("rights", _listed(result["rights"])),
-        ("reads", _listed(grants["read"])),
-        ("writes", _listed(grants["write"])),
-        ("network", render.yes_no(grants["network"])),
         ("tokens", result["tokens"]),
         *((f"limit {key}", value) for key, value in result["limits"].items()),
-        *(("confined", words) for words in result["confinement"]),
+        *(("reads", path) for path in held["read"]),
+        *(("writes", path) for path in held["write"]),
+        ("network", held["network"]),
+        *((f"bound: {what}", words) for what, words in held["kept"].items()),
+        *((f"not: {what}", words) for what, words in held["not_kept"].items()),
     ]
     render.record(shown)
 

@@ -17,7 +17,7 @@ import structlog
 
 from aios_sdk import wire
 from aios_sdk.errors import Cancelled, Denied, QuotaExceeded, SyscallError, Unavailable
-from aiosd import __version__, logs
+from aiosd import __version__, confine, logs
 from aiosd.admission import Admission
 from aiosd.config import Config
 from aiosd.driver import Driver, JobResult
@@ -264,6 +264,7 @@ class Daemon:
                 indexing = self.tasks.create_task(self.storage_index.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
                 lag = self.tasks.create_task(self._watch_lag())
+                await self.in_worker(confine.sweep)  # what a killed daemon left
                 await self.detached.resume()
                 await self.own_tools.load()
                 sparing = self.tasks.create_task(self.own_tools.keep_spares())

@@ -153,7 +153,7 @@ async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
                 stderr=PIPE,
                 pass_fds=(theirs.fileno(),),
                 executable=it.spec.program,
-                uid=_other_uid(it.agent.uid),
+                uid=other_uid(it.agent.uid),
             )
     except ConfineError as error:
         ours.close()
@@ -251,7 +251,7 @@ def hidden(daemon: Daemon) -> tuple[str, ...]:
     return (config.state_dir, *(e.path for e in daemon.endpoints if e.path.startswith("/")))
 
 
-def _other_uid(uid: int) -> int | None:
+def other_uid(uid: int) -> int | None:
     """Whom to run it as: root's daemon as its spawner's user, others as themselves."""
     return uid if os.geteuid() == 0 and uid != 0 else None
 

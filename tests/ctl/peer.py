@@ -562,7 +562,10 @@ DEFAULTS: dict[str, Answer] = {
         **process(call.params["agent"]), "children": ["boss.worker"], "env": ["TOPIC"],
         "command": ["/usr/bin/python3", "agent.py"], "rights": ["llm", "context"],
         "grants": {"read": ["/srv/data"], "write": [], "network": False},
-        "limits": {"tokens": 1000}, "confinement": ["memory: 2 GiB of each process"],
+        "limits": {"tokens": 1000}, "confinement": {
+            "read": ["/srv/data"], "write": ["a private directory"], "network": "none",
+            "kept": {"memory": "2 GiB of each process"}, "not_kept": {"disk": "no look"},
+        },
     },
     "tool.list": {"tools": [TOOL]},
     "tool.check": lambda call: {

@@ -133,8 +133,10 @@ def test_signal_sends_one(ctl: Ctl, peer: Peer, name: str) -> None:
 
 
 def test_inspect_shows_all_of_it(ctl: Ctl) -> None:
-    shown = dict(line.split("  ", 1) for line in ctl("agent", "inspect", "bob").stdout.splitlines())
+    lines = ctl("agent", "inspect", "bob").stdout.splitlines()
+    shown = dict(line.split("  ", 1) for line in lines)
     found = {key.strip(): value.strip() for key, value in shown.items()}
     assert found["command"] == "/usr/bin/python3 agent.py"
     assert found["limit tokens"] == "1000"
-    assert found["confined"] == "memory: 2 GiB of each process"
+    assert found["bound: memory"] == "2 GiB of each process"
+    assert found["not: disk"] == "no look"

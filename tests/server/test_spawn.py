@@ -335,7 +335,10 @@ os.read(os.pipe()[0], 1)
         ("root", "boss"),
         ("root.kid", "root"),
     ]
-    assert result(peer, "agent.inspect", agent="root")["children"] == ["root.kid"]
+    inspected = result(peer, "agent.inspect", agent="root")
+    assert inspected["children"] == ["root.kid"]
+    assert inspected["confinement"]["network"] == "none"
+    assert "calls" in inspected["confinement"]["kept"]
     result(peer, "agent.signal", agent="root", signal="kill")
     assert result(peer, "agent.wait", agent="root.kid")["ended_by"] == "parent"
 

@@ -9,10 +9,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import NotFound
+from aiosd.confine import describe
 from aiosd.kernel.model import AgentId
 from aiosd.server import spawning
 from aiosd.server.calls.base import Result
-from aiosd.server.life import AgentProcess
+from aiosd.server.life import AgentProcess, confinement, other_uid
 from aiosd.services.access import Target
 from aiosd.services.processes.model import State, Why
 from aiosd.services.processes.output import Line
@@ -108,7 +109,8 @@ class AgentProcesses:
 
     async def agent_inspect(self, call: Call) -> Result:
         it = self._heard(call)
-        spec = it.spec
+        spec, held = it.spec, confinement(self._d, it.agent, it.spec, None)
+        described = await self._d.in_worker(lambda: describe(held, other_uid(it.agent.uid)))
         return {
             **_describe(it),
             "children": [child.agent.name for child in self._d.processes.children(it)],
@@ -122,7 +124,7 @@ class AgentProcesses:
                 "network": spec.is_networked,
             },
             "limits": {k: v for k, v in asdict(spec.limits).items() if v is not None},
-            "confinement": [],
+            "confinement": described.as_data(),
         }
 
     # ------------------------------------------------------------ inside
