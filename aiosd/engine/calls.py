@@ -66,6 +66,12 @@ class CallForm:
         tag = _TAG.match(opening)
         return opening if tag is None else tag[0]
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags it is made of, which some vocabularies have as tokens."""
+        whole = self.opening + self.middle + (self.joint or "") + self.closing
+        return tuple(dict.fromkeys(_TAG.findall(whole)))
+
     def write(self, calls: Sequence[Call]) -> str:
         """The calls in this form, as far as it has room for them."""
         joint = self.joint

@@ -1,7 +1,8 @@
 """Messages -> the text to append to a context's log, by the model's own chat template.
 
-Rule 1: only the template's own text makes control tokens.  What a message quotes of one goes into
-a segment that is tokenised with special tokens off; other text stays whole, tokenised as usual.
+Rule 1: only the template's own text makes control tokens.  What a message quotes of one, or of the
+form in which the template has calls, goes into a segment that is tokenised with special tokens off;
+other text stays whole, tokenised as usual.
 Rule 2: a log is append-only.  delta() gives what to add, never a new version of what is there.
 Rule 3: a template is an untrusted program (it comes with a model file): it runs in jinja2's sandbox
 with a budget of steps and of characters, and whatever it raises is a TemplateError.
@@ -143,6 +144,8 @@ class ChatTemplate:
         self.knows_tools = self.form is not GENERIC
         if self.knows_tools and not self._can_go_on_from_calls():
             self.form, self.knows_tools = GENERIC, False
+        if self.knows_tools:  # what messages quote of the form's tags is cut out, too
+            self._marker = _Marker((*control_texts, *self.form.tags))
 
     @classmethod
     def of_model(cls, info: ModelInfo, limits: Limits | None = None) -> ChatTemplate:

@@ -154,9 +154,9 @@ async def prepare(
     """Render, tokenise and check, before anything is read."""
     daemon.awaited.came_back(context.id)
     if "recall" in p:
-        check_size(daemon, p)
+        await check_size(daemon, p)
         p = await recall.with_memories(daemon, agent, p, context, now_ms())
-    n_chars = check_size(daemon, p)
+    n_chars = await check_size(daemon, p)
     turn, grammar, offer = await daemon.in_worker(
         lambda: _prepare(daemon, context, p), agent.uid, n_chars
     )
@@ -253,16 +253,17 @@ def check_model(daemon: Daemon, name: str | None) -> None:
         raise NotFound(f"model {name!r} is not loaded; {loaded!r} is", model=name)
 
 
-def check_size(daemon: Daemon, params: Mapping[str, Any]) -> int:
+async def check_size(daemon: Daemon, params: Mapping[str, Any]) -> int:
     """Characters in a prompt; TooLarge if they can't be a context, before it is tokenised."""
     messages = params.get("messages", ())
-    texts = [m["content"] for m in messages] + [params.get("prompt", "")]
-    texts += [to_json(m["tool_calls"]) for m in messages if "tool_calls" in m]
-    texts += [to_json(tool) for tool in params.get("tools", ())]
-    n_chars = sum(map(len, texts))
+    n_chars = sum(len(m["content"]) for m in messages) + len(params.get("prompt", ""))
+    data = [m["tool_calls"] for m in messages if "tool_calls" in m]
+    data += params.get("tools", ())
+    if data:
+        n_chars += await daemon.in_worker(lambda: sum(len(to_json(one)) for one in data))
     limit = MAX_CHARS_PER_TOKEN * daemon.model.info.slot_tokens
     if n_chars > limit:
-        field = "prompt" if "prompt" in params else "messages"
+        field = next(name for name in ("prompt", "messages", "tools") if name in params)
         raise TooLarge(
             f"{field}: {n_chars} characters, limit is {limit} for a context window of "
             f"{daemon.model.info.slot_tokens} tokens",

@@ -33,6 +33,8 @@ class Prompter:
         self._model = model
         self._template = template
         self._info = model.info
+        tags = (model.tokenize(tag, special=False) for tag in template.form.tags)
+        self._tags = frozenset(tokens[0] for tokens in tags if len(tokens) == 1)
 
     def turn(self, context: Context, params: Mapping[str, Any], *, generate: bool) -> Turn:
         """The turn that these params add to the context.
@@ -125,7 +127,13 @@ class Prompter:
     def _tokenized(self, context: Context, rendered: chat.Rendered) -> array[int]:
         tokens: array[int] = array("i")
         for segment in rendered.segments:
-            tokens.extend(self._model.tokenize(segment.text, special=segment.special))
+            found = self._model.tokenize(segment.text, special=segment.special)
+            if not segment.special and not self._tags.isdisjoint(found):
+                # There are tokens that a tokenizer makes of their text wherever it stands.
+                found = array("i")
+                for char in segment.text:
+                    found.extend(self._model.tokenize(char, special=False))
+            tokens.extend(found)
         return self._with_bos(context, tokens)
 
     def _with_bos(self, context: Context, tokens: array[int]) -> array[int]:

@@ -62,10 +62,11 @@ class Contexts:
         return {"context": context.id, "n_tokens": len(context.tokens)}
 
     async def _turn(self, context: contexts.Context, params: Result) -> contexts.Turn:
+        n_chars = await generate.check_size(self._d, params)
         turn = await self._d.in_worker(
             lambda: self._d.prompter.turn(context, params, generate=False),
             context.agent.uid,
-            generate.check_size(self._d, params),
+            n_chars,
         )
         generate.check_fits(self._d, context, turn)
         return turn
