@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import click
@@ -249,7 +250,11 @@ def _show_said(said: dict[str, Any]) -> None:
         if number:
             render.line("")
         render.heading(f"{message['role']}:")
-        render.block(message["content"])
+        if message["content"] or not message.get("tool_calls"):
+            render.block(message["content"])
+        for call in message.get("tool_calls", ()):
+            arguments = json.dumps(call["arguments"], ensure_ascii=False)
+            render.block(f"calls {call['name']} {arguments}")
     if "tokens" in said:
         if said["messages"]:
             render.line("")

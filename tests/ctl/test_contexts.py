@@ -43,6 +43,21 @@ def test_log_has_the_tokens_when_asked(ctl: Ctl, peer: Peer) -> None:
     assert ctl("context", "log", "c1", "--tokens").stdout == "tokens:\n19556 665\n"
 
 
+def test_log_has_what_was_called(ctl: Ctl, peer: Peer) -> None:
+    call = {"id": "j1.0", "name": "weather", "arguments": {"city": "Zürich"}}
+    peer.answers["context.read"] = {
+        "messages": [
+            {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+            {"role": "tool", "content": "12", "tool_call_id": "j1.0", "name": "weather"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+    }
+    called = 'calls weather {"city": "Zürich"}\n'
+    assert ctl("context", "log", "c1").stdout == (
+        f"assistant:\nI look.\n{called}\ntool:\n12\n\nassistant:\n{called}"
+    )
+
+
 def test_fork_prints_the_new_id(ctl: Ctl, peer: Peer) -> None:
     assert ctl("context", "fork", "c1").stdout == "c10\n"
     ctl("context", "fork", "c1", "another way", "--tokens", "0")

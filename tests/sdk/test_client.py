@@ -29,6 +29,7 @@ from aios_sdk import (
     ProtocolError,
     SocketDenied,
     TooLarge,
+    ToolCall,
     VersionMismatch,
     calls,
     dialing,
@@ -90,6 +91,35 @@ def test_a_generation_is_typed(serve: Serve) -> None:
         assert str(client.ask("hi", seed=1)) == "hello"
         with pytest.raises(ConnectionLost, match="unknown"):
             client.generate([1, 2])
+
+
+def test_calls_of_tools_are_typed_and_answered(serve: Serve) -> None:
+    call = {"id": "j1.0", "name": "weather", "arguments": {"city": "Oslo"}}
+    answer = {"role": "tool", "content": "12", "tool_call_id": "j1.0", "name": "weather"}
+
+    def script(peer: Conversation) -> None:
+        peer.hello()
+        request = peer.expect("llm.generate")
+        assert request.params["tools"] == [{"name": "weather"}]
+        assert request.params["tool_choice"] == "required"
+        peer.reply(request, generation("", finish="tool_calls", tool_calls=[call]))
+        appended = peer.expect("context.append")
+        assert appended.params["messages"] == [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            answer,
+        ]
+        peer.reply(appended, {"context": "c1", "n_tokens": 1})
+        peer.reply(peer.expect("llm.generate"), generation("", tool_calls=[{"id": "x"}]))
+
+    with Client(serve(script)) as client:
+        said = client.ask("Warm?", tools=[{"name": "weather"}], tool_choice="required")
+        assert said.tool_calls == (ToolCall("j1.0", "weather", {"city": "Oslo"}),)
+        [made] = said.tool_calls
+        assert made.answer("12") == answer
+        called = {"role": "assistant", "content": "", "tool_calls": [made.to_wire()]}
+        client.call("context.append", context="c1", messages=[called, made.answer("12")])
+        with pytest.raises(ProtocolError, match="which is no tool call"):
+            client.ask("Warm?")
 
 
 def test_a_result_of_another_shape_is_a_protocol_error(serve: Serve) -> None:
