@@ -46,8 +46,9 @@ class Prompter:
             check_messages(params["messages"])
         tools = params.get("tools")
         if "messages" in params or (tools is not None and generate and context.wants_reply):
-            new = list(params.get("messages", ()))
-            if tools is None or tools_told(context.messages) == as_told(tools):
+            new = [_normal(message) for message in params.get("messages", ())]
+            told_of = tools_told([*context.messages, *new])
+            if tools is None or told_of == as_told(tools):
                 return self._from_messages(context, new, generate=generate)
             return self._telling(context, new, as_told(tools), generate=generate)
         if "prompt" in params:
@@ -203,6 +204,10 @@ class Prompter:
 def as_told(tools: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Tools as a log has them."""
     return [tool_of(tool).to_wire() for tool in tools]
+
+
+def _normal(message: Message) -> Message:
+    return message | {"tools": as_told(message["tools"])} if "tools" in message else message
 
 
 def tools_told(messages: Sequence[Message]) -> list[Message]:

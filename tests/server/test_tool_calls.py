@@ -196,6 +196,19 @@ def test_the_turn_of_a_call_goes_on_with_its_answer(peer: RawPeer) -> None:
     assert '{"name": "weather", "arguments": ' in text_of(peer, context)
 
 
+def test_what_was_read_of_a_context_makes_another_like_it(peer: RawPeer) -> None:
+    context = ok(peer.ask("context.create", messages=[ASKED, CALLED, ANSWER], tools=TOOLS))
+    said = ok(peer.ask("context.read", **context, tokens=True))
+    copy = ok(peer.ask("context.create", messages=said["messages"], tools=TOOLS))
+    assert ok(peer.ask("context.read", **copy, tokens=True)) == said
+
+
+def test_contexts_that_are_told_of_the_same_tools_share_them(peer: RawPeer) -> None:
+    asked = [{"role": "user", "content": text} for text in ("Is it day?", "And how warm is it?")]
+    _, second = (generate(peer, messages=[one], tool_choice="none", max_tokens=4) for one in asked)
+    assert second["usage"]["cached_tokens"] > 200
+
+
 def test_the_same_tools_add_no_tokens_and_others_are_told_of(peer: RawPeer) -> None:
     context = ok(peer.ask("context.create", messages=[ASKED], tools=TOOLS))["context"]
     one = {"context": context, "tool_choice": "none", "max_tokens": 2}

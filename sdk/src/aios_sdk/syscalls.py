@@ -73,6 +73,7 @@ MESSAGE_FIELDS = (
     Field("tool_calls", TOOL_CALLS, False),  # of an assistant: what it called
     Field("tool_call_id", ID, False),  # of a tool: which call this answers
     Field("name", TOOL_NAME, False),  # of a tool: which one
+    Field("tools", TOOLS, False),  # those that the model was told of with it, as context.read says
 )
 MESSAGES = List(Map(MESSAGE_FIELDS), max_items=4096, min_items=1)
 PRIORITY = Str(choices=("interactive", "normal", "background"))
@@ -833,9 +834,7 @@ TABLE: dict[str, Syscall] = {
             "context.read",
             "what was said in a context",
             _result(
-                messages=_many(
-                    Map((*MESSAGE_FIELDS, Field("tools", TOOLS, False)), is_open=True),
-                ),
+                messages=_many(Map(MESSAGE_FIELDS, is_open=True)),
                 tokens_=_many(TOKEN),
             ),
             CONTEXT,
