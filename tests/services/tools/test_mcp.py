@@ -16,22 +16,22 @@ from typing import Any
 import pytest
 import uvloop
 
-import aiosd
 from aiosd.kernel.model import AgentId
 from aiosd.mcp_config import McpConfig, parse
 from aiosd.services.tools.mcp_server import McpServer, Pace, State
 from aiosd.services.tools.model import Progress, ToolFailed, ToolResult
+from tests.services.tools import mcp_programs
 
-HERE = Path(__file__).parent
-ROOT = Path(aiosd.__file__).parent.parent
 ADA = AgentId(1000, "ada")
 LIMIT_S = 60.0  # far above what anything here takes
 QUICK = Pace(first_s=0.01, most_s=0.05, failed_after=1000)
 
-# What a Python of any kind needs: its venv, where that was made from, and what it imports.
-PYTHON = sorted(
-    {sys.prefix, sys.base_prefix, *(p for p in sys.path if Path(p).is_dir()), str(ROOT)}
-)
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    from aiosd.services.tools import mcp_stdio
+
+    monkeypatch.setattr(mcp_stdio, "LEAVE_S", 0.2)
 
 
 async def in_worker(work: Callable[[], Any], uid: int = 0, size: int = 0) -> Any:
@@ -47,15 +47,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def program(name: str, *args: str, **more: Any) -> McpConfig:
-    return parse(
-        {
-            "command": sys.executable,
-            "args": [str(HERE / name), *args],
-            "read": [*PYTHON, *more.pop("read", [])],
-            **more,
-        },
-        "",
-    )
+    return parse(mcp_programs.program(name, *args, **more), "")
 
 
 @contextlib.asynccontextmanager
@@ -398,7 +390,7 @@ def free_port() -> int:
 async def listening(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(HERE / "mcp_everything.py"),
+        str(mcp_programs.HERE / "mcp_everything.py"),
         "http",
         str(port),
         stdout=asyncio.subprocess.DEVNULL,
