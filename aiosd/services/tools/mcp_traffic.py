@@ -38,8 +38,8 @@ class Traffic:
         now_s = self._loop.time()
         earned = (now_s - self._seen_s) * MESSAGES_PER_S
         self._credit, self._seen_s = min(float(BURST), self._credit + earned) - 1, now_s
-        if self._credit < 0:
-            await asyncio.sleep(-self._credit / MESSAGES_PER_S)
+        # Never without a turn of the loop: a transport that has many messages doesn't wait for one.
+        await asyncio.sleep(max(0.0, -self._credit / MESSAGES_PER_S))
         if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
             self._n_unanswered += 1
             if self._n_unanswered > MAX_UNANSWERED:

@@ -61,9 +61,8 @@ for line in sys.stdin:
         case "tools/list":
             send({"id": message["id"], "result": {"tools": tools()}})
             if how == "begging":
-                for i in range(1000):
-                    send({"id": f"beg{i}", "method": "sampling/createMessage", "params": {}})
-                time.sleep(3600)
+                while True:  # and never read an answer
+                    send({"id": "beg", "method": "sampling/createMessage", "params": {}})
         case "tools/call":
             text = "y" * 2_000_000 if how == "oversize" else "done"
             result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
