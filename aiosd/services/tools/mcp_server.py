@@ -99,10 +99,6 @@ class McpServer:
         """What it offers now, or offered before it died: a call finds out what has become of it."""
         return self._link.tools if self._link else self._known
 
-    def confinement(self, tool: Tool) -> Confinement | None:  # noqa: ARG002 - one process for all
-        """What holds for its process; None for a server that runs elsewhere."""
-        return self._confinement() if self.config.command else None
-
     # ------------------------------------------------------------ its life
 
     def start(self, create_task: CreateTask) -> None:
@@ -177,15 +173,6 @@ class McpServer:
     def confinement(self, _: Tool) -> Confinement | None:
         """What holds for the server's process, the same for all its tools; None over HTTP."""
         return self._confinement() if self.config.command else None
-    async def _spawn(self) -> Process:
-        return await spawn(
-            [self.config.command, *self.config.args],
-            self._confinement(),
-            cwd=self.config.cwd or None,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-        )
 
     def _confinement(self) -> Confinement:
         config = self.config
