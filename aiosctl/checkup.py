@@ -111,6 +111,28 @@ def disk(status: Mapping[str, Any]) -> Finding:
     return Finding("disk", OK, found)
 
 
+def confinement(status: Mapping[str, Any]) -> Finding:
+    """What keeps tools and agents that the daemon starts in their bounds."""
+    here = status.get("confinement")
+    if here is None:
+        return Finding("confinement", UNKNOWN, "this daemon doesn't tell what it confines with")
+    abi = int(here["landlock_abi"])
+    if abi == 0:
+        words = "this kernel has no Landlock (5.13 or later, with `landlock` in its lsm= list)"
+        return Finding("confinement", PROBLEM, f"{words}: tools and agents are not started")
+    found = (
+        f"Landlock ABI {abi}, seccomp; bounds of memory: {here['memory']}, "
+        f"of processes: {here['processes']}"
+    )
+    if abi < 6:
+        words = "tools may signal other processes of the daemon's user (Landlock ABI 6 refuses it)"
+        return Finding("confinement", NOTE, f"{found}; {words}")
+    if here["why_not"]:
+        words = "systemd's Delegate=memory pids (the drop-in tools.conf) lets it make groups"
+        return Finding("confinement", NOTE, f"{found}; no cgroup: {here['why_not']}; {words}")
+    return Finding("confinement", OK, found)
+
+
 def model(info: Mapping[str, Any], slot_tokens: int) -> list[Finding]:
     """The loaded model: what it is for, how long it may think, if this CPU suits its weights."""
     name = info["name"]

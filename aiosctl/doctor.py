@@ -84,6 +84,7 @@ def _findings(app: App, seconds: float) -> Iterator[Finding]:
     else:
         yield checkup.memory(status, available, checkup.cgroup_limit(status["pid"]))
     yield checkup.disk(status)
+    yield checkup.confinement(status)
     loaded = next((model for model in models if model["loaded"]), None)
     if loaded is None:
         yield Finding("model", State.PROBLEM, "no model is loaded")

@@ -128,6 +128,7 @@ class Daemon:
         self.database = database
         self.embedder = embedder
         self.is_stopping = False
+        self.confinement: confine.Mechanisms | None = None  # known from the start of serving on
         self.is_stuck = False  # the engine's thread didn't end in time: the model is still in use
         self.started_ns = time.monotonic_ns()
         info = model.info
@@ -256,6 +257,7 @@ class Daemon:
                     self.embedder.start()
                 await self.search.start()
                 await self._mend_storage()
+                await self._look_at_confinement()
                 searching = self.tasks.create_task(self.search.run())
                 enriching = self.tasks.create_task(self.enricher.run())
                 mailing = self.tasks.create_task(self.mailboxes.run())
@@ -349,6 +351,13 @@ class Daemon:
         room = Room(config.mailbox_messages, config.mailbox_bytes, config.uid_bytes)
         keep_ms = config.keep_s * 1000
         return MailboxLimits(config.message_bytes, room, config.receivers, keep_ms)
+
+    async def _look_at_confinement(self) -> None:
+        """What tools and agents can be confined with here, before the first is started; those
+        that a killed daemon left are ended."""
+        self.confinement = await self.in_worker(confine.Mechanisms.here)
+        if n_swept := await self.in_worker(confine.sweep):
+            log.warning("leftovers_ended", n=n_swept)
 
     async def _mend_storage(self) -> None:
         try:

@@ -67,6 +67,17 @@ def test_a_disk_that_is_all_but_full_is_a_problem_and_a_small_one_is_noted() -> 
     assert checkup.disk(STATUS).state is State.UNKNOWN
 
 
+def test_what_tools_are_confined_with_is_told() -> None:
+    def found(abi: int, why_not: str = "") -> State:
+        kept = "cgroup v2" if not why_not else "each process alone"
+        here = {"landlock_abi": abi, "memory": kept, "processes": kept, "why_not": why_not}
+        return checkup.confinement({**STATUS, "confinement": here}).state
+
+    assert (found(7), found(5), found(0)) == (State.OK, State.NOTE, State.PROBLEM)
+    assert found(7, "it is not writable") is State.NOTE
+    assert checkup.confinement(STATUS).state is State.UNKNOWN
+
+
 def test_slots_longer_than_the_model_was_trained_for_are_a_problem() -> None:
     info = {**MODEL, "n_ctx_train": 2048, "weights": "Q8_0", "bytes": 1, "has_fast_kernels": True}
     assert [f.state for f in checkup.model(info, 2048)] == [State.OK, State.OK]
@@ -132,8 +143,8 @@ def test_all_is_well(ctl: Ctl, well: Peer) -> None:
     assert (done.returncode, json.loads(done.stdout)["well"]) == (0, True)
     assert found["promise 1"] == "ok"
     assert set(found) == {
-        "socket", "daemon", "install", "permissions", "memory", "disk", "model", "weights",
-        "promise 1",
+        "socket", "daemon", "install", "permissions", "memory", "disk", "confinement", "model",
+        "weights", "promise 1",
     }  # fmt: skip
 
 

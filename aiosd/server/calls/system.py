@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import time
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,6 +139,7 @@ class System:
             ],
             "rss_bytes": _rss_bytes(),
             "disk_free_bytes": _free_bytes(d.config.state_dir),
+            **({} if d.confinement is None else {"confinement": asdict(d.confinement)}),
         }
 
     async def sys_metrics(self, call: Call) -> Result:
