@@ -123,6 +123,8 @@ def test_no_call_of_the_table_logs_what_it_was_given(tmp_path: Path, said: list[
             if name in ("sys.hello", "agent.kill"):
                 continue  # an agent's name is no secret, and to be killed ends the peer
             for params in ways(call.params):
+                if name == "tool.load":  # what a server is called is no secret either
+                    params["name"] = "server"
                 # What would wait for ever, or for a person, has its time limited.
                 ask(peer, name, {"deadline_ms": 500, **params})
         peer.send(wire.encode_notification(MARK, {MARK: MARK}))
@@ -158,6 +160,16 @@ def test_what_succeeds_is_not_logged_either(tmp_path: Path, said: list[str]) -> 
             ("context.fork", {"context": context, "name": MARK}),
         ):
             assert ask(peer, method, params).error is None
+        for tool, arguments, is_fine in (
+            ("python", {"code": f"print('{MARK}')"}, True),
+            ("python", {"code": f"raise SystemExit('{MARK}')"}, True),
+            ("calculator", {"expression": MARK}, True),
+            ("storage_search", {"query": MARK}, True),
+            ("calculator", {MARK: MARK}, False),
+            (MARK, {MARK: MARK}, False),
+        ):
+            answer = ask(peer, "tool.call", {"name": tool, "arguments": arguments})
+            assert (answer.error is None) == is_fine, answer.error
     assert texts
     check(said, *texts)
 

@@ -29,7 +29,7 @@ from aios_sdk.errors import InvalidParams
 from aios_sdk.types import shorten
 
 SCHEMA_BYTES: Final = 256 * 1024
-MAX_KEYWORDS: Final = 200_000  # looked at in one check: about half a second
+MAX_KEYWORDS: Final = 100_000  # looked at in one check: about a second
 PATTERN_S: Final = 0.05
 PATTERN_CHARS: Final = 1024
 PATTERN_REPEATS: Final = 200_000  # of counts within counts: what a pattern unfolds to
