@@ -246,10 +246,8 @@ def decide(subject: Subject, act: Act, target: Target, rules: Rules, now_ms: int
     if by is None:
         if target.owner is None or target.owner.uid != subject.agent.uid:
             return Decision(Verdict.NOT_FOUND, "uid", f"no {target.kind} {target.name!r}")
-        words = (
-            f"{target} is not agent {subject.agent.name}'s to {act}: it takes a common group "
-            f"or a grant"
-        )
+        by_what = "a common group" if target.kind == "mailbox" else "a common group or a grant"
+        words = f"{target} is not agent {subject.agent.name}'s to {act}: it takes {by_what}"
         return Decision(Verdict.DENIED, "owner", words)
     if any(confirm.asks(subject, act, target) for confirm in rules.confirms):
         remembered = rules.remembered.get(subject.agent, ())

@@ -184,6 +184,7 @@ class Mailboxes:
         """Forget what has waited too long."""
         before_ms = now_ms - self.limits.keep_ms
         await self._database.write(lambda t: saved_messages.expire(t, before_ms))
+        await self._database.write(saved_messages.forget_keys)
 
     # ------------------------------------------------------------ handing out
 

@@ -15,6 +15,8 @@ from aiosd.services.database import Transaction
 
 MESSAGE_BYTES = 256  # what a message counts for beside its body: its row, key and indexes
 KEYS_PER_MESSAGE = 2  # of the messages a mailbox may hold; so many keys are remembered
+KEYS_PER_UID = 65_536  # at most, by housekeeping
+ALL = ""  # no agent's name: the mailbox of this name counts what is in all of a uid's
 RETRY_MS = 1000  # when a sender to a full mailbox may come back
 NOBODY = ""  # no connection has this id
 
@@ -101,13 +103,13 @@ def _check_room(t: Transaction, to: AgentId, n_bytes: int, room: Room) -> None:
             retry_after_ms=RETRY_MS,
             queue_depth=held.n_messages,
         )
-    used = t.execute("SELECT total(n_bytes) FROM mailboxes WHERE uid = ?", (to.uid,)).fetchone()[0]
+    used = of_mailbox(t, AgentId(to.uid, ALL)).n_bytes
     if used + n_bytes > room.uid_bytes:
         raise QuotaExceeded(
-            f"a message of {n_bytes} bytes, and {int(used)} bytes wait in the mailboxes of uid "
+            f"a message of {n_bytes} bytes, and {used} bytes wait in the mailboxes of uid "
             f"{to.uid}: the limit is {room.uid_bytes}",
             limit=room.uid_bytes,
-            used=int(used),
+            used=used,
         )
 
 
@@ -170,10 +172,10 @@ def acknowledge(t: Transaction, to: AgentId, id_: str) -> int | None:
 
 def clear(t: Transaction, to: AgentId) -> int:
     """Forget all of a mailbox; how many it held."""
-    n_messages = of_mailbox(t, to).n_messages
+    held = of_mailbox(t, to)
     t.execute("DELETE FROM messages WHERE (uid, agent) = (?, ?)", (to.uid, to.name))
-    t.execute("DELETE FROM mailboxes WHERE (uid, agent) = (?, ?)", (to.uid, to.name))
-    return n_messages
+    _count(t, to, -held.n_messages, -held.n_bytes)
+    return held.n_messages
 
 
 def expire(t: Transaction, before_ms: int) -> int:
@@ -187,6 +189,17 @@ def expire(t: Transaction, before_ms: int) -> int:
     return len(rows)
 
 
+def forget_keys(t: Transaction, n_keys: int = KEYS_PER_UID) -> None:
+    """Of each uid, all but the newest so many."""
+    many = t.execute("SELECT uid FROM message_keys GROUP BY uid HAVING count(*) > ?", (n_keys,))
+    for (uid,) in many.fetchall():
+        t.execute(
+            "DELETE FROM message_keys WHERE uid = :uid AND seq <= (SELECT seq FROM message_keys "
+            "WHERE uid = :uid ORDER BY seq DESC LIMIT 1 OFFSET :n)",
+            {"uid": uid, "n": n_keys},
+        )
+
+
 def of_mailbox(t: Transaction, to: AgentId) -> Held:
     row = t.execute(
         "SELECT n_messages, n_bytes FROM mailboxes WHERE (uid, agent) = (?, ?)", (to.uid, to.name)
@@ -197,10 +210,10 @@ def of_mailbox(t: Transaction, to: AgentId) -> Held:
 def of_uid(t: Transaction, uid: int, limit: int, after: str) -> list[Held]:
     """So many of a uid's mailboxes that hold something, by name, those after that name."""
     rows = t.execute(
-        "SELECT agent, n_messages, n_bytes, (SELECT min(sent_ms) FROM messages m "
-        "WHERE (m.uid, m.agent) = (b.uid, b.agent)) "
+        "SELECT agent, n_messages, n_bytes, (SELECT sent_ms FROM messages m "
+        "WHERE (m.uid, m.agent) = (b.uid, b.agent) ORDER BY seq LIMIT 1) "
         "FROM mailboxes b WHERE uid = ? AND agent > ? ORDER BY agent LIMIT ?",
-        (uid, after, limit),
+        (uid, after or ALL, limit),
     )
     return [Held(*row) for row in rows]
 
@@ -208,18 +221,20 @@ def of_uid(t: Transaction, uid: int, limit: int, after: str) -> list[Held]:
 def oldest_ms(t: Transaction, to: AgentId) -> int | None:
     """When the oldest message of a mailbox was sent."""
     row = t.execute(
-        "SELECT min(sent_ms) FROM messages WHERE (uid, agent) = (?, ?)", (to.uid, to.name)
+        "SELECT sent_ms FROM messages WHERE (uid, agent) = (?, ?) ORDER BY seq LIMIT 1",
+        (to.uid, to.name),
     ).fetchone()
-    return None if row[0] is None else int(row[0])
+    return None if row is None else int(row[0])
 
 
 def _count(t: Transaction, to: AgentId, n_messages: int, n_bytes: int) -> None:
-    t.execute(
-        "INSERT INTO mailboxes (uid, agent, n_messages, n_bytes) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT DO UPDATE SET n_messages = n_messages + excluded.n_messages, "
-        "n_bytes = n_bytes + excluded.n_bytes",
-        (to.uid, to.name, n_messages, n_bytes),
-    )
-    t.execute(
-        "DELETE FROM mailboxes WHERE (uid, agent) = (?, ?) AND n_messages = 0", (to.uid, to.name)
-    )
+    for name in (to.name, ALL):
+        t.execute(
+            "INSERT INTO mailboxes (uid, agent, n_messages, n_bytes) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET n_messages = n_messages + excluded.n_messages, "
+            "n_bytes = n_bytes + excluded.n_bytes",
+            (to.uid, name, n_messages, n_bytes),
+        )
+        t.execute(
+            "DELETE FROM mailboxes WHERE (uid, agent) = (?, ?) AND n_messages = 0", (to.uid, name)
+        )

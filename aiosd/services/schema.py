@@ -360,7 +360,8 @@ _PROCESSES = (
 
 _AUDIT_INDEX = ("CREATE INDEX audit_by_uid ON audit (uid)",)  # in the order of seq, the rowid
 
-# Messages that wait, by the mailbox they are in; who sent which key lately; what mailboxes hold.
+# Messages that wait, by the mailbox they are in; who sent which key lately; what mailboxes hold,
+# and under the name '' all of a uid together.
 _MAILBOXES = (
     """
     CREATE TABLE messages (

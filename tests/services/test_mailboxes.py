@@ -12,9 +12,10 @@ import pytest
 
 from aios_sdk.errors import Busy, QuotaExceeded, TooLarge
 from aiosd.kernel.model import AgentId
+from aiosd.services import saved_messages
 from aiosd.services.mailboxes import Limits, Mailboxes
-from aiosd.services.saved_messages import Room
-from tests.services.opened import ALICE, BOB, opened
+from aiosd.services.saved_messages import Message, Room
+from tests.services.opened import ALICE, BOB, in_memory, opened
 
 CAROL = AgentId(1000, "carol")
 LIMITS = Limits(1000, Room(8, 100_000, 200_000), n_receivers=4, keep_ms=1000)
@@ -165,6 +166,22 @@ async def test_a_key_makes_many_sends_one_message(tmp_path: Path) -> None:
         for n in range(16):  # twice what the mailbox holds: the first key is forgotten
             await boxes.ack(ALICE, await boxes.send(BOB, ALICE, b"x", f"k{n}", 5))
         assert await boxes.send(BOB, ALICE, b"6", "k", 5) != first
+
+
+def test_a_uid_has_its_newest_keys_remembered() -> None:
+    room = Room(8, 10**6, 10**6)
+    with in_memory() as t:
+        for n in range(6):
+            to = AgentId(1000, f"agent-{n}")
+            message = Message(0, f"e{n}", "bob", b"", 5, 0)
+            assert saved_messages.send(t, to, message, "k", room) == (f"e{n}", True)
+        saved_messages.forget_keys(t, 2)
+        again = Message(0, "again", "bob", b"", 5, 0)
+        sent = [
+            saved_messages.send(t, AgentId(1000, f"agent-{n}"), again, "k", room) for n in (4, 5)
+        ]
+        assert sent == [("e4", False), ("e5", False)]
+        assert saved_messages.send(t, AgentId(1000, "agent-3"), again, "k", room)[1]
 
 
 @on_a_loop
