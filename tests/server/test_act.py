@@ -342,6 +342,30 @@ def test_a_cancel_while_the_model_speaks_leaves_the_rounds_before(tmp_path: Path
         assert text_of(peer, context)[-2:] == [("assistant", ""), ("tool", "2")]
 
 
+@pytest.mark.parametrize("n_chunks", [*range(0, 90, 9), 200])
+def test_wherever_a_cancel_comes_the_context_is_whole_and_goes_on(
+    tmp_path: Path, n_chunks: int
+) -> None:
+    answers = (calling(("double", {"n": 1}), ("double", {"n": 2})), "The answer is 4.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        context = new_context(peer)
+        params = asked({"stream": True, "context": context, "tag": "t"})
+        peer.send(wire.encode_request(1, "llm.act", params))
+        found = [] if n_chunks == 0 else [peer.receive()]
+        while len(found) < n_chunks and not isinstance(found[-1], wire.Response):
+            found.append(peer.receive())
+        if not found or not isinstance(found[-1], wire.Response):
+            peer.send(wire.encode_notification("cancel", {"tag": "t"}))
+            *_, response = chunks(peer)
+            assert response.error is None or response.error["code"] == "cancelled"
+        messages = ok(peer.ask("context.read", context=context))["messages"]
+        called = [c["id"] for m in messages for c in m.get("tool_calls", ())]
+        told = [m["tool_call_id"] for m in messages if m["role"] == "tool"]
+        assert called == told
+        assert [m["role"] for m in messages].count("user") <= 1
+        assert act(peer, context=context, tool_choice="none", max_tokens=8)["rounds"] == 0
+
+
 def test_a_cancel_while_a_person_is_asked_makes_no_call(tmp_path: Path) -> None:
     rule = ConfirmRule(kinds=("tool",), acts=("use",), irreversible=True)
     answers = (calling(("final", {"n": 1})), "Never.")
