@@ -205,6 +205,27 @@ def test_a_configuration_with_an_error_is_not_tried_again_and_again(lab: Lab) ->
     running(lab)
 
 
+def test_an_agent_runs_as_a_process_within_the_unit_and_ends_with_it(lab: Lab) -> None:
+    pid = running(lab)
+    ann = lab.must("id", "-u", "ann").strip()
+    refused = ask(lab, "ann", "agent", "run", "poet", "--", "true")
+    assert (refused.returncode, "access rights" in refused.stderr) == (4, True)
+    lab.must("aiosctl", "access", "rights", "aiosctl", "--uid", ann, "--add", "spawn")
+    program = "from aios_sdk import Client; print(Client().hello['agent'])"
+    said = ask(lab, "ann", "agent", "run", "poet", "--", "python", "-c", program)
+    assert (said.stdout, said.returncode) == ("poet\n", 0), said.stderr
+    started = ask(lab, "ann", "agent", "run", "sleeper", "--detach", "--", "sleep", "1000")
+    assert started.returncode == 0, started.stderr
+    group = lab.show("ControlGroup")
+    assert group.endswith("aiosd.service")
+    pids = lab.must("pgrep", "-u", "aiosd", "-x", "sleep").split()
+    assert [group in lab.must("cat", f"/proc/{one}/cgroup") for one in pids] == [True]
+    lab.must("systemctl", "stop", "aiosd.service")
+    assert lab.do("pgrep", "-u", "aiosd").stdout == ""
+    assert lab.show("Result") == "success"
+    assert running(lab) != pid
+
+
 def test_stopping_ends_calls_in_order_and_keeps_contexts(lab: Lab) -> None:
     running(lab)
     talker = Talker(lab)
