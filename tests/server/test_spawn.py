@@ -24,6 +24,7 @@ from aiosd.server.daemon import Daemon
 from aiosd.services.processes import model
 from aiosd.spawn_config import SpawnConfig
 from tests.server.harness import RawPeer, served
+from tests.server.peers import place_for_all
 
 pytestmark = pytest.mark.skipif(not landlock.abi(), reason="no Landlock: nothing can be confined")
 
@@ -451,6 +452,27 @@ def test_the_configuration_says_which_programs(tmp_path: Path) -> None:
         refused = error(peer, "agent.spawn", name="w", command="/bin/sh")
         assert refused["code"] == "denied"
         assert "[spawn] commands" in refused["message"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become other users")
+def test_another_users_agent_runs_as_that_user_and_grants_what_is_listed() -> None:
+    access = Access(agents={"4001:boss": AgentRights(rights=("spawn",))})
+    with (
+        place_for_all() as path,
+        served(path, access=access, socket_mode=0o666) as daemon,
+        RawPeer(daemon.config.socket, "boss", uid=4001) as boss,
+        RawPeer(daemon.config.socket, "boss", uid=4002) as stranger,
+    ):
+        made = result(boss, "agent.spawn", name="worker", command="id", args=["-u"])
+        assert output(boss, "worker") == ["4001"]
+        for params in ({}, {"process": made["process"]}):
+            hidden = error(stranger, "agent.wait", agent="worker", **params)
+            assert hidden["code"] == "not_found"
+            assert hidden["message"].startswith("agent 'worker' has no process")
+        assert error(stranger, "agent.spawn", name="w", command="id")["code"] == "denied"
+        grants = {"read": ["/root"]}
+        refused = error(boss, "agent.spawn", name="w", command="id", grants=grants)
+        assert (refused["code"], "[spawn] doesn't list" in refused["message"]) == ("denied", True)
 
 
 # ---------------------------------------------------------------- the daemon's end, the SDK
