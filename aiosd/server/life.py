@@ -86,6 +86,13 @@ class AgentProcess:
         if self.state is not State.ENDED:
             self.state = State.ENDING
 
+    def close(self, why: Why) -> None:
+        """It has ended for good: whoever waits is told."""
+        self.why, self.state, self.ended_ms = why, State.ENDED, now_ms()
+        self.output.finish(self.ended_ms)
+        self.started.set()
+        self.has_ended.set()
+
     def send(self, number: int) -> None:
         """A signal, to all that it started too; nothing if nothing runs."""
         if self.process is not None:
@@ -131,12 +138,8 @@ async def live(daemon: Daemon, it: AgentProcess) -> None:
     finally:
         if alarm is not None:
             alarm.cancel()
-        it.why = it.why or Why.DAEMON
-        it.state, it.ended_ms = State.ENDED, now_ms()
-        it.output.finish(it.ended_ms)
-        it.started.set()
-        it.has_ended.set()
-        _tell(daemon, it, "exited", why=it.why.value)
+        it.close(it.why or Why.DAEMON)
+        _tell(daemon, it, "exited", why=it.why and it.why.value)
 
 
 async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+MAX_LAST_GRACE_S = 10  # at the daemon's end, which the service manager waits for a minute
+
 
 class Processes:
     """Those that run, by agent; and, per uid, the last that have ended."""
@@ -134,6 +136,7 @@ class Processes:
                 kept = Kept(it.id, agent, spec)
                 await self._d.database.write(lambda t: rows.save(t, kept, it.started_ms))
         except BaseException:
+            it.close(Why.START)
             self._leave(it)
             raise
         self._d.tasks.create_task(self._drive(it))
@@ -236,7 +239,7 @@ class Processes:
         """End them all; none is left when this returns."""
         ending = list(self._running.values())
         for it in ending:
-            it.ask_end(Why.DAEMON, self._d.config.spawn.grace_s)
+            it.ask_end(Why.DAEMON, min(self._d.config.spawn.grace_s, MAX_LAST_GRACE_S))
         for it in ending:
             await it.has_ended.wait()
 
