@@ -30,6 +30,11 @@ class ToolRule:
         "Whether what it does can't be undone; `[[access.confirm]]` can ask a person then.",
         choices=_DECLARED,
     )
+    ordered: str = key(
+        "declared",
+        "Whether its calls in a list wait for those before them.",
+        choices=_DECLARED,
+    )
     timeout_s: int = key(0, "A call takes no longer.", low=0, high=86400)
     max_parallel: int = key(0, "Calls at once; more wait in line.", low=0, high=1024)
     read: tuple[str, ...] = key((), "Paths it may read, beside those it declares.")

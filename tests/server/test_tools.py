@@ -467,6 +467,22 @@ def test_an_irreversible_tool_waits_for_a_person_who_sees_its_arguments(daemon: 
         assert result(bot, "tool.call", name="add", arguments={"a": 1})["content"] == "2"
 
 
+def test_calls_are_counted_and_told_to_who_listens(daemon: Daemon, peer: RawPeer) -> None:
+    with RawPeer(daemon.config.socket, "watcher") as watcher:
+        watcher.sock.settimeout(LIMIT_S)
+        watcher.send(wire.encode_request(3, "sys.events", {"stream": True}))
+        assert isinstance(watcher.receive(), wire.Notification)  # it listens
+        result(peer, "tool.call", name="fails")
+        told = watcher.receive()
+        assert isinstance(told, wire.Notification)
+        event: Any = told.params
+        assert (event["event"], event["name"], event["agent"], event["outcome"]) == (
+            "tool", "fails", "ada", "error",
+        )  # fmt: skip
+    text = result(peer, "sys.metrics")["text"]
+    assert 'aiosd_tool_seconds_count{outcome="error",source="local"}' in text
+
+
 def test_a_reload_finds_new_tools_and_lets_old_ones_go(tmp_path: Path) -> None:
     directory = tmp_path / "tools"
     directory.mkdir()

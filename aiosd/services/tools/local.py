@@ -33,6 +33,7 @@ MAX_PLACES: Final = 256
 MAX_TOOLS: Final = 1024
 DESCRIBE_S: Final = 30.0  # for all places together
 AT_ONCE: Final = 4
+SPARE_S: Final = 600.0  # without a call, after which no process waits for the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,12 @@ class LocalTools:
     async def keep_spares(self) -> None:
         """Start a process for the next call of tools that were used lately, again and again."""
         while True:
-            await self._wanted.wait()
+            try:
+                await asyncio.wait_for(self._wanted.wait(), SPARE_S)
+            except TimeoutError:
+                self._used.clear()
+                await self._end_spares()
+                continue
             self._wanted.clear()
             limit = self._config().spares
             while len(self._used) > limit:

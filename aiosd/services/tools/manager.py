@@ -394,15 +394,17 @@ def _is_long(arguments: Mapping[str, Any]) -> bool:
 def _in_force(tool: Tool, config: Tools) -> Tool:
     """The tool with what the configuration says of it."""
     rule = config.rule(tool.name)
-    is_irreversible = tool.is_irreversible
-    if rule.irreversible != "declared":
-        is_irreversible = rule.irreversible == "yes"
     return dataclasses.replace(
         tool,
-        is_irreversible=is_irreversible,
+        is_irreversible=_decided(rule.irreversible, tool.is_irreversible),
+        is_ordered=_decided(rule.ordered, tool.is_ordered),
         max_parallel=max(1, rule.max_parallel or tool.max_parallel),
         timeout_s=rule.timeout_s or tool.timeout_s,
     )
+
+
+def _decided(said: str, declared: bool) -> bool:
+    return declared if said == "declared" else said == "yes"
 
 
 def _thinned(on_progress: OnProgress) -> OnProgress:

@@ -278,16 +278,16 @@ def test_removing_a_source_ends_its_calls_and_the_next_one_begins_anew() -> None
 def test_the_configuration_has_the_last_word_on_a_tool() -> None:
     async def run() -> None:
         rules = {
-            "one": ToolRule(irreversible="yes", timeout_s=5, max_parallel=3),
+            "one": ToolRule(irreversible="yes", timeout_s=5, max_parallel=3, ordered="no"),
             "o*": ToolRule(max_parallel=9),
         }
         source = Source()
         source.offer("one", said)
         source.offer("other", said, is_irreversible=True)
         tools = managed(source, tool=rules).list(ADA)
-        assert [(t.is_irreversible, t.timeout_s, t.max_parallel) for t in tools] == [
-            (True, 5, 3),
-            (True, 60.0, 9),
+        assert [(t.is_irreversible, t.is_ordered, t.timeout_s, t.max_parallel) for t in tools] == [
+            (True, False, 5, 3),
+            (True, True, 60.0, 9),
         ]
 
     asyncio.run(run())
