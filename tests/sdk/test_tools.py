@@ -144,3 +144,18 @@ def test_an_acts_tools_are_the_agents_own_and_those_it_is_given_besides() -> Non
         own.add(price)
     with pytest.raises(InvalidParams, match="7 is no tool"):
         own.with_more([7])  # type: ignore[list-item]  # what is tested
+
+
+def test_the_decorator_takes_a_name_and_a_description_too() -> None:
+    own = OwnTools(is_async=False)
+
+    def plain(n: int) -> int:
+        return n + 1
+
+    with pytest.raises(BadTool, match="plain needs a docstring"):
+        own.decorate(plain, {})
+    made = own.decorate(None, {"name": "next", "description": "The next number."})(plain)
+    assert made is plain
+    [spec] = own.specs()
+    assert (spec["name"], spec["description"]) == ("next", "The next number.")
+    assert own.run(call("next", n=1))["content"] == "2"

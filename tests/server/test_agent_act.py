@@ -80,6 +80,8 @@ def test_an_act_calls_both_kinds_of_tools_and_ends_with_the_answer(tmp_path: Pat
         acting(tmp_path, BOTH, "They are 8 and 4.") as socket,
         Agent("ada", socket=socket, logprobs=1) as agent,  # which an act doesn't take: left out
     ):
+        with agent.fork() as other:
+            assert other.tool(halve) is halve  # the fork's own
         assert agent.tool(halve) is halve
         with agent.act_stream(ASK, tools=["double"]) as stream:
             steps = list(stream)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast, overload
 
 from aios_sdk.access import Access
 from aios_sdk.acting import Acted, ActOptions, ActStream, act_options
@@ -127,13 +127,18 @@ class Agent:
         """As generate(), but an iterator of text; its result is the Generation."""
         return self.context().generate_stream(said(what), **self._options(options))
 
-    def tool(self, function: F) -> F:
+    @overload
+    def tool(self, function: F, /) -> F: ...
+    @overload
+    def tool(
+        self, /, *, name: str | None = None, description: str | None = None
+    ) -> Callable[[F], F]: ...
+    def tool(self, function: Any = None, /, **marks: str | None) -> Any:
         """Offer a function to the model: it runs here, when act() has the model call it.
 
-        Its name, docstring and type hints are what the model is told; see toolbox.tool for more.
+        What the model is told are its name, docstring and type hints; see toolbox.tool.
         """
-        self._own_tools.add(function)
-        return function
+        return self._own_tools.decorate(function, marks)
 
     def act(
         self,
@@ -165,6 +170,7 @@ class Agent:
         twin = copy.copy(self)
         twin._context = self._own(self.context().fork())
         twin._is_fork = True
+        twin._own_tools, _ = self._own_tools.with_more(())
         return twin
 
     def spawn(

@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TypeVar, Unpack, cast
+from typing import Any, TypeVar, Unpack, cast, overload
 
 from aios_sdk.access import AsyncAccess
 from aios_sdk.acting import Acted, ActOptions, AsyncActStream, act_options, act_params
@@ -124,13 +124,18 @@ class AsyncAgent:
         params = what_params(said(what)) | dict(self._options(options))
         return AsyncTextStream(self._stream("llm.generate", params))
 
-    def tool(self, function: F) -> F:
+    @overload
+    def tool(self, function: F, /) -> F: ...
+    @overload
+    def tool(
+        self, /, *, name: str | None = None, description: str | None = None
+    ) -> Callable[[F], F]: ...
+    def tool(self, function: Any = None, /, **marks: str | None) -> Any:
         """Offer a function to the model: it runs here, when act() has the model call it.
 
-        Its name, docstring and type hints are what the model is told; see toolbox.tool for more.
+        What the model is told are its name, docstring and type hints; see toolbox.tool.
         """
-        self._own_tools.add(function)
-        return function
+        return self._own_tools.decorate(function, marks)
 
     async def act(
         self,
@@ -162,6 +167,7 @@ class AsyncAgent:
         twin = copy.copy(self)
         twin._context = self._own(await (await self.context()).fork())
         twin._is_fork = True
+        twin._own_tools, _ = self._own_tools.with_more(())
         return twin
 
     async def spawn(

@@ -8,12 +8,12 @@ Rule 2: an answer has a limit: what is over it is cut, and the model is told.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aios_sdk.errors import InvalidParams
 from aios_sdk.results import ChatMessage, ToolCall, ToolSpec
-from aios_sdk.toolbox import BadTool, arguments_of, outcome_of, spec_of
+from aios_sdk.toolbox import BadTool, arguments_of, outcome_of, spec_of, tool
 
 MAX_ANSWER_CHARS = 65_536  # some 16,000 tokens: more than most contexts have
 FAILED = "error: "  # how such an answer begins
@@ -40,6 +40,17 @@ class OwnTools:
         self._specs[spec.name] = ToolSpec(
             name=spec.name, description=spec.description, parameters=spec.parameters
         )
+
+    def decorate(self, function: Function | None, marks: Mapping[str, Any]) -> Any:
+        """@agent.tool, and @agent.tool(name="…")."""
+
+        def add(marked: Function) -> Function:
+            if marks:
+                tool(**marks)(marked)
+            self.add(marked)
+            return marked
+
+        return add if function is None else add(function)
 
     def specs(self) -> list[ToolSpec]:
         """What the daemon is told of them."""
