@@ -99,8 +99,9 @@ def loosened(tool: Tool) -> dict[str, Any]:
         try:
             to_grammar(schema)
         except SchemaError as error:
-            dropped = [_drop(schema, problem.keyword, problem.path) for problem in error.problems]
-            if not any(dropped):
+            # What stands beside a format or pattern can be enforced once that is gone.
+            problems = sorted(error.problems, key=lambda p: p.keyword not in ("format", "pattern"))
+            if not any(_drop(schema, problem.keyword, problem.path) for problem in problems):
                 raise
             continue
         return schema
@@ -109,7 +110,8 @@ def loosened(tool: Tool) -> dict[str, Any]:
 
 
 def _drop(schema: dict[str, Any], keyword: str, path: str) -> bool:
-    """Remove a keyword from the subschema at that path; False if it isn't there."""
+    """Remove a keyword from the subschema at that path, or make it one that is enforced; False if
+    it isn't there."""
     place: Any = schema
     for name in path.split("/")[1:]:
         key = name.replace("~1", "/").replace("~0", "~")
@@ -121,7 +123,9 @@ def _drop(schema: dict[str, Any], keyword: str, path: str) -> bool:
             return False
     if not isinstance(place, dict) or keyword not in place:
         return False
-    del place[keyword]
+    value = place.pop(keyword)
+    if keyword == "oneOf" and "anyOf" not in place:
+        place["anyOf"] = value
     return True
 
 
