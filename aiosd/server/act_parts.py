@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
     from aiosd.server.session import Call
 
+MAX_TOOLS = 128  # as many as llm.generate takes
 SHOWN_CHARS = 4096  # of what a call brought, in the act's result; chunks have all of it
 
 
@@ -62,18 +63,29 @@ class Sums:
 
 
 def offered(daemon: Daemon, call: Call) -> Offer:
-    """The tools that the call names.  NotFound, Denied, InvalidParams."""
+    """The tools that the call names.  NotFound, Denied, InvalidParams.
+
+    Of one name the caller's own counts, where the daemon's was found by a pattern.
+    """
     p = call.params
+    own = p.get("client_tools", ())
+    names = {tool["name"] for tool in own}
     found: dict[str, Tool] = {}
     if p.get("tools"):
         daemon.access.check_right(call.agent, "tool", "llm.act with tools")
     for name in p.get("tools", ()):
         if "*" in name:
-            fit = [tool for tool in daemon.tools.list(call.agent) if fnmatchcase(tool.name, name)]
+            all_ = [tool for tool in daemon.tools.list(call.agent) if tool.name not in names]
+            fit = [tool for tool in all_ if fnmatchcase(tool.name, name)]
         else:
             fit = [daemon.tools.get(name, call.agent)[0]]
         found.update((tool.name, tool) for tool in fit)
-    own = p.get("client_tools", ())
+    if len(found) + len(own) > MAX_TOOLS:
+        raise InvalidParams(
+            f"{len(found) + len(own)} tools, limit is {MAX_TOOLS}: name fewer",
+            field="tools",
+            limit=MAX_TOOLS,
+        )
     if own and "context" not in p:
         raise InvalidParams(
             "client_tools needs a context: what the caller's tools bring comes with another "

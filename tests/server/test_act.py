@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aios_sdk import AsyncClient, Client, wire
-from aios_sdk.acting import Step
+from aios_sdk.acting import CallResult, Step
 from aios_sdk.results import ToolSpec
 from aiosd import config
 from aiosd.access_config import Access, ConfirmRule
@@ -264,11 +264,24 @@ def test_calls_of_the_clients_tools_end_the_act_and_another_goes_on(tmp_path: Pa
         assert roles[-4:] == ["assistant", "tool", "tool", "assistant"]
 
 
+def test_the_clients_own_tool_goes_before_one_that_a_pattern_finds(tmp_path: Path) -> None:
+    own = {"name": "double", "description": "Mine.", "parameters": NUMBER}
+    with acting(tmp_path, calling(("double", {"n": 1}))) as (_, peer, probes):
+        result = act(peer, context=new_context(peer), client_tools=[own])
+        assert [call["name"] for call in result["tool_calls"]] == ["double"]
+        assert probes.ended == []
+
+
 @pytest.mark.parametrize(
     ("params", "code", "says"),
     [
         ({"tools": ["nosuch"]}, "not_found", "no tool 'nosuch'"),
         ({"client_tools": [{"name": "x"}]}, "invalid_params", "client_tools needs a context"),
+        (
+            {"context": "", "tools": ["double"], "client_tools": [{"name": "double"}]},
+            "invalid_params",
+            "client_tools[0].name is 'double', as one of tools",
+        ),
         ({"tool_choice": "nosuch"}, "invalid_params", "tool_choice"),
         ({"max_tokens": 100_000}, "invalid_params", "max_tokens is 100000"),
         ({"context": "cnone"}, "not_found", "no context 'cnone'"),
@@ -278,6 +291,8 @@ def test_what_cant_be_done_is_said_before_anything_happens(
     tmp_path: Path, params: dict[str, Any], code: str, says: str
 ) -> None:
     with acting(tmp_path) as (_, peer, _probes):
+        if params.get("context") == "":
+            params = params | {"context": new_context(peer)}
         error: Any = peer.ask("llm.act", **asked(params)).error
         assert error["code"] == code
         assert says in error["message"]
@@ -364,6 +379,37 @@ def test_wherever_a_cancel_comes_the_context_is_whole_and_goes_on(
         assert called == told
         assert [m["role"] for m in messages].count("user") <= 1
         assert act(peer, context=context, tool_choice="none", max_tokens=8)["rounds"] == 0
+
+
+def test_many_acts_at_once_end_each_once_and_leave_nothing(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 3})), calling(("double", {"n": 4})), "Done.")
+
+    async def one(socket: str, number: int) -> str:
+        async with AsyncClient(socket, agent=f"agent-{number % 5}") as client:
+            context = await client.context()
+            begun = context.act_stream("Go on.", tools=["double"], max_tokens=100)
+            async with begun as stream:
+                n_seen = 0
+                async for step in stream:
+                    n_seen += isinstance(step, CallResult)
+                    if number % 3 == 0 and n_seen == 1:
+                        return "left"
+                return (await stream.result()).text
+
+    async def all_of(socket: str) -> list[str]:
+        return await asyncio.gather(*(one(socket, number) for number in range(30)))
+
+    with acting(tmp_path, *answers) as (daemon, peer, probes):
+        ended = asyncio.run(all_of(daemon.config.socket))
+        assert ended == ["left" if number % 3 == 0 else "Done." for number in range(30)]
+        with RawPeer(daemon.config.socket, "aiosctl") as person:
+            while any(c["busy"] for c in ok(person.ask("context.list", all=True))["contexts"]):
+                pass
+            assert ok(person.ask("job.list", all=True))["jobs"] == []
+        assert daemon.acts == {}
+        assert 50 <= len(probes.ended) <= 60
+        [tool] = [t for t in ok(peer.ask("tool.list"))["tools"] if t["name"] == "double"]
+        assert (tool["running"], tool["waiting"]) == (0, 0)
 
 
 def test_a_cancel_while_a_person_is_asked_makes_no_call(tmp_path: Path) -> None:
