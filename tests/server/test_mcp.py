@@ -146,6 +146,20 @@ def test_a_reload_starts_what_is_new_ends_what_is_gone_and_leaves_the_rest(tmp_p
         assert after["own"]["pid"] == before["own"]["pid"]
 
 
+def test_a_reload_while_the_daemon_leaves_starts_nothing(tmp_path: Path) -> None:
+    configured = {"a": program("mcp_rude.py", "greeting")}
+    with served(tmp_path, mcp=configured) as daemon, connected(daemon) as peer:
+        until(lambda: tools(peer) == ["a.fine"])
+
+        async def leave() -> None:
+            await daemon.mcp.close()
+            await daemon.mcp.configure(daemon.config.mcp)
+            assert daemon.mcp.all() == []
+
+        asyncio.run_coroutine_threadsafe(leave(), daemon.loop).result(LIMIT_S)
+        assert error(peer, "tool.load", name="b", command="/bin/cat")["code"] == "unavailable"
+
+
 def test_without_a_server_the_sdk_is_not_imported() -> None:
     look = "import sys, aiosd.server.daemon; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0

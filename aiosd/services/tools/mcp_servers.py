@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from aios_sdk.errors import Denied, Exists, NotFound, QuotaExceeded
+from aios_sdk.errors import Denied, Exists, NotFound, QuotaExceeded, Unavailable
 from aiosd.mcp_config import McpConfig
 from aiosd.services.tools.manager import ToolManager
 from aiosd.services.tools.mcp_server import CreateTask, InWorker, McpServer, Pace
@@ -40,6 +40,7 @@ class McpServers:
         self._hidden = hidden
         self._pace = pace
         self._servers: dict[str, McpServer] = {}
+        self._is_closed = False
 
     def all(self) -> list[McpServer]:
         """By name."""
@@ -47,6 +48,8 @@ class McpServers:
 
     async def configure(self, configs: Mapping[str, McpConfig]) -> None:
         """Have these run, beside what was loaded; what was changed is started anew."""
+        if self._is_closed:
+            return  # a reload that comes while the daemon leaves
         for server in self.all():
             if not server.is_loaded and configs.get(server.name) != server.config:
                 await self._drop(server)
@@ -61,8 +64,10 @@ class McpServers:
     async def load(self, name: str, config: McpConfig) -> McpServer:
         """One more, until the daemon ends.  Waits until it runs; if it doesn't, it isn't kept.
 
-        Exists, QuotaExceeded, ToolFailed.
+        Exists, QuotaExceeded, ToolFailed, Unavailable.
         """
+        if self._is_closed:
+            raise Unavailable("the daemon is shutting down")
         n_loaded = sum(server.is_loaded for server in self._servers.values())
         if name in self._servers or name in self._manager.sources:
             raise Exists(f"there is a source of tools {name!r} already", name=name)
@@ -77,7 +82,7 @@ class McpServers:
             await server.ready()
             self._manager.add(server)
         except BaseException:
-            del self._servers[name]
+            self._servers.pop(name, None)
             await server.close()
             raise
         return server
@@ -92,7 +97,8 @@ class McpServers:
         await self._drop(server)
 
     async def close(self) -> None:
-        """End all of them, side by side."""
+        """End all of them, side by side, for good."""
+        self._is_closed = True
         async with asyncio.TaskGroup() as group:
             for server in self.all():
                 group.create_task(self._drop(server))

@@ -85,6 +85,10 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
+def n_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def exists(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -462,3 +466,71 @@ async def _refusal(call: Awaitable[ToolResult]) -> str:
     with pytest.raises(ToolFailed) as caught:
         await call
     return str(caught.value)
+
+
+@contextlib.asynccontextmanager
+async def answering(head: str, body: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The url of an HTTP server that gives the same answer to everybody, and what it was asked."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            length = re.search(rb"content-length: ([0-9]+)", asked[-1].lower())
+            await reader.readexactly(int(length[1]) if length else 0)
+            writer.write(f"HTTP/1.1 {head}\r\nconnection: close\r\n\r\n".encode() + body)
+            await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/mcp", asked
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "why"),
+    [
+        (
+            "200 OK\r\ncontent-type: application/json",
+            b"x" * 2_000_000,
+            "ReadError: an answer of more than 1048576 bytes",
+        ),
+        (
+            "200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip",
+            b"x",
+            "ReadError: an answer packed with 'gzip', which nobody asked for",
+        ),
+        (
+            "200 OK\r\ncontent-type: text/event-stream",
+            b"data: " + b"x" * 2_000_000 + b"\n\n",
+            "MCPError: SSE stream failed: ",
+        ),
+        ("307 Moved\r\nlocation: http://127.0.0.2:9/mcp", b"", "MCPError: Redirect to "),
+        ("500 Broken", b"", "MCPError: Server returned an error response"),
+    ],
+)
+def test_over_http_a_server_that_answers_badly_is_refused(head: str, body: bytes, why: str) -> None:
+    async def test() -> None:
+        async with answering(head, body) as (url, asked):
+            config = parse({"url": url, "headers": {"x-key": "k"}}, "")
+            async with started(config) as server:
+                with pytest.raises(ToolFailed, match=f"did not start: {re.escape(why)}"):
+                    await server.ready()
+        assert b"x-key: k" in asked[0].lower()
+
+    run(test)
+
+
+def test_servers_that_came_and_went_leave_no_descriptor_and_no_process() -> None:
+    async def test() -> None:
+        seen = []
+        for _ in range(4):
+            async with started(program("mcp_rude.py", "greeting")) as server:
+                await server.ready()
+                assert server.pid is not None
+                seen.append((server.pid, n_descriptors()))
+        assert not any(exists(pid) for pid, _ in seen)
+        assert seen[-1][1] - seen[1][1] < 2  # of each that came since there would be one or more
+
+    run(test)
