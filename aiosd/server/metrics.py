@@ -77,6 +77,7 @@ class DaemonCollector(Collector):
         yield _gauge("connections", "Open connections.", d.n_connections)
         yield _gauge("calls", "Calls in flight.", d.n_calls)
         yield _gauge("event_streams", "Streams of sys.events.", len(d.telemetry.happenings))
+        yield _gauge("agent_processes", "Agents that run as processes.", len(d.processes))
         yield _gauge("contexts", "Contexts that are kept.", len(d.contexts))
         yield _gauge("contexts_bytes", "Their logs together.", d.contexts.n_bytes)
         lags_s = d.telemetry.figures.lags_s

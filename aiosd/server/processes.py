@@ -56,6 +56,10 @@ class Processes:
 
     # ------------------------------------------------------------ looking
 
+    def __len__(self) -> int:
+        """How many run."""
+        return len(self._running)
+
     def running(self, agent: AgentId) -> AgentProcess | None:
         """The process that goes by that name now."""
         return self._running.get(agent)
@@ -155,7 +159,10 @@ class Processes:
 
     async def resume(self) -> None:
         """After a restart: start what is kept once more."""
-        for kept in await self._d.database.read(rows.load):
+        found, unread = await self._d.database.read(rows.load)
+        for id_ in unread:
+            log.warning("process_not_resumed", process=id_, reason="another version wrote it")
+        for kept in found:
             try:
                 check_program(kept.spec.program, self._d.config.spawn)
             except Denied as error:  # by the configuration as it is now

@@ -164,6 +164,27 @@ def test_it_sees_neither_socket_nor_state(peer: RawPeer, daemon: Daemon) -> None
         assert "daemon's own" in refused["message"]
 
 
+def test_it_cannot_get_at_the_daemon_or_leave_its_group(peer: RawPeer) -> None:
+    program = """
+    import os
+    daemon = os.getppid()
+    for act in (
+        lambda: open(f"/proc/{daemon}/environ"),
+        lambda: os.listdir(f"/proc/{daemon}/fd"),
+        os.setsid,
+        lambda: os.setpgid(0, 0),
+        lambda: os.kill(daemon, 0),
+    ):
+        try: print(act())
+        except OSError as refused: print(type(refused).__name__)
+    """
+    spawn(peer, "worker", program)
+    said = output(peer, "worker")
+    if landlock.abi() < 6:  # signals within a user are then the kernel's to allow
+        said.pop()
+    assert set(said) == {"PermissionError"}
+
+
 def test_its_name_is_its_own_while_it_runs(peer: RawPeer, daemon: Daemon) -> None:
     spawn(peer, "worker", WAITS)
     assert first_line(peer, "worker") == "ready"

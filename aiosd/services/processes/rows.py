@@ -19,6 +19,8 @@ class Kept:
 
 
 def save(transaction: Transaction, kept: Kept, now_ms: int) -> None:
+    """Keep it, instead of what went by its name before and could not be forgotten."""
+    transaction.execute("DELETE FROM processes WHERE (uid, agent) = (?, ?)", (*kept.agent,))
     transaction.execute(
         "INSERT INTO processes (id, uid, agent, spec, created_ms) VALUES (?, ?, ?, ?, ?)",
         (kept.id, *kept.agent, kept.spec.to_json(), now_ms),
@@ -29,9 +31,16 @@ def forget(transaction: Transaction, id_: str) -> None:
     transaction.execute("DELETE FROM processes WHERE id = ?", (id_,))
 
 
-def load(transaction: Transaction) -> list[Kept]:
-    """All of them, in the order they were spawned."""
+def load(transaction: Transaction) -> tuple[list[Kept], list[str]]:
+    """All of them, in the order they were spawned; and the ids of those that can't be read, which
+    another version wrote."""
     rows = transaction.execute(
         "SELECT id, uid, agent, spec FROM processes ORDER BY created_ms, rowid"
     )
-    return [Kept(id_, AgentId(uid, name), Spec.from_json(spec)) for id_, uid, name, spec in rows]
+    found, unread = [], []
+    for id_, uid, name, spec in rows:
+        try:
+            found.append(Kept(id_, AgentId(uid, name), Spec.from_json(spec)))
+        except (ValueError, TypeError, KeyError):
+            unread.append(id_)
+    return found, unread

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from aiosd.confine import ExitStatus
+from aiosd.kernel.model import AgentId
+from aiosd.services.processes import rows
 from aiosd.services.processes.model import Attempts, Limits, Spec, Why
+from aiosd.services.processes.rows import Kept
+from aiosd.services.schema import MIGRATIONS
+from tests.services.opened import in_memory
 
 OK, FAILED, KILLED = ExitStatus(0), ExitStatus(3), ExitStatus(None, 9)
 
@@ -41,6 +46,18 @@ def test_a_good_run_begins_the_row_anew() -> None:
         attempts.delay_s("always", FAILED, 1.0, 9)
     assert attempts.delay_s("always", FAILED, 60.0, 9) == 0.5
     assert attempts.n_restarts == 6
+
+
+def test_what_another_version_wrote_is_named_and_left() -> None:
+    spec = Spec("/bin/true", ("true",))
+    with in_memory(MIGRATIONS) as transaction:
+        rows.save(transaction, Kept("p1", AgentId(1, "a"), spec), 1)
+        rows.save(transaction, Kept("p2", AgentId(1, "b"), spec), 2)
+        rows.save(transaction, Kept("p3", AgentId(1, "a"), spec), 3)  # the name's new holder
+        transaction.execute("UPDATE processes SET spec = '{\"x\": 1}' WHERE id = 'p2'")
+        assert rows.load(transaction) == ([Kept("p3", AgentId(1, "a"), spec)], ["p2"])
+        rows.forget(transaction, "p3")
+        assert rows.load(transaction) == ([], ["p2"])
 
 
 def test_a_spec_is_the_same_after_the_database() -> None:
