@@ -118,6 +118,7 @@ def _until_it_ends(app: App, which: Mapping[str, str]) -> dict[str, Any]:
                 for chunk in stream:
                     _show(app, chunk["lines"])
                     after = chunk["lines"][-1]["seq"]  # type: ignore[index]  # it has some
+                _tell_lost(stream.result)
             return app.call("agent.wait", **which)
         except KeyboardInterrupt:
             if name is None:
@@ -182,12 +183,18 @@ def logs(app: App, name: str, follow: bool, lines: int) -> None:
     if not follow:
         result = app.call("agent.logs", agent=name, lines=lines)
         _show(app, result["lines"])
-        if result["dropped"]:
-            render.hint(f"{result['dropped']} earlier lines are gone")
+        _tell_lost(result)
         return
     with app.stream("agent.logs", agent=name, lines=lines) as stream:
         for chunk in stream:
             _show(app, chunk["lines"])
+        _tell_lost(stream.result)
+
+
+def _tell_lost(result: Mapping[str, Any]) -> None:
+    """The daemon keeps the last of what it wrote."""
+    if result["dropped"]:
+        render.remark(f"{result['dropped']} lines are lost: the daemon keeps the last ones alone")
 
 
 @click.command(cls=Command, examples=(("for a minute at most", "aiosctl agent wait -t 60 bob"),))

@@ -18,7 +18,10 @@ def sweep() -> int:
     """End and remove them; how many directories there were.  Those of daemons that live stay."""
     n_swept = 0
     for made in Path(tempfile.gettempdir()).glob(f"{private.PREFIX}*"):
-        status = made.lstat()
+        try:
+            status = made.lstat()
+        except FileNotFoundError:
+            continue  # whose it was has just removed it
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             continue  # somebody else's, who may call a file of theirs what they like
         notes = private.read_notes(made)

@@ -266,7 +266,8 @@ class Daemon:
                 indexing = self.tasks.create_task(self.storage_index.run())
                 housekeeping = self.tasks.create_task(self._keep_house())
                 lag = self.tasks.create_task(self._watch_lag())
-                await self.in_worker(confine.sweep)  # what a killed daemon left
+                with contextlib.suppress(OSError):  # what a killed daemon left, as far as we may
+                    await self.in_worker(confine.sweep)
                 await self.detached.resume()
                 await self.own_tools.load()
                 sparing = self.tasks.create_task(self.own_tools.keep_spares())
