@@ -59,7 +59,7 @@ WHAT_A_USER_TYPES = "What is a river?\nAnd a lake?\n/undo\n/context\n"
 RUN_TIMEOUT_S = 3600.0  # of one run of one example, when all of them share the model
 SETTLE_S = 60.0  # after the last run, until all that ends a moment later has ended
 LOOK_EVERY_S = 1.0
-MAX_GROWTH_BYTES = 128 * 2**20  # of the daemon's memory, beside snapshots, which have a budget
+MAX_GROWTH_BYTES = 256 * 2**20  # of the daemon's memory, beside snapshots, which have a budget
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.show", description=__doc__)
     parser.add_argument("--instances", type=int, default=20, help="of each example, at once")
     parser.add_argument("--minutes", type=float, default=5.0, help="no run is begun past them")
-    parser.add_argument("--slots", type=int, default=16)
+    parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--examples", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     given = parser.parse_args()
     problems = show(given.examples, given.instances, given.minutes, given.slots)
@@ -223,8 +223,8 @@ def staged(n_slots: int) -> Iterator[Stage]:
             "config": str(config),
             "policy": "fair",
             "slots": n_slots,
-            "slot-tokens": 2048,
-            "snapshot-ram": "256M",
+            "slot-tokens": 1024,
+            "snapshot-ram": "2G",
         }
         with PrivateDaemon(flags) as daemon, Client(daemon.socket, agent="show") as client:
             pid = client.status()["pid"]

@@ -146,12 +146,12 @@ def test_the_show_says_what_is_left_over_and_what_is_not_accounted() -> None:
     before = show.Seen(1, 30, 2, 2, 0, 0, 10**9)
     fewer = dataclasses.replace(before, processes=0, memory_bytes=10**9 + show.MAX_GROWTH_BYTES)
     assert fewer.left_over(before) == []
-    more = show.Seen(2, 31, 2, 2, 1, 0, 10**9 + 2**28)
+    more = show.Seen(2, 31, 2, 2, 1, 0, 10**9 + 2**29)
     assert more.left_over(before) == [
         "2 processes, 1 before",
         "31 descriptors, 30 before",
         "1 jobs, 0 before",
-        "256 MiB more memory, 128 is the limit",
+        "512 MiB more memory, 256 is the limit",
     ]
     ended = {"done": 3.0, "cancelled": 1.0}
     assert show.unaccounted({"aiosd_jobs_submitted": {"": 4.0}, "aiosd_jobs_ended": ended}) == []
