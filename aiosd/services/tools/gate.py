@@ -42,6 +42,10 @@ class Gate:
         finally:
             self._leave()
 
+    @property
+    def is_idle(self) -> bool:
+        return not (self.n_running or self.n_waiting)
+
     def resize(self, n_places: int) -> None:
         """From now on so many at once; those under way go on."""
         self.n_places = n_places
