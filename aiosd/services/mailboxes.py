@@ -183,8 +183,12 @@ class Mailboxes:
     async def tidy(self, now_ms: int) -> None:
         """Forget what has waited too long."""
         before_ms = now_ms - self.limits.keep_ms
-        await self._database.write(lambda t: saved_messages.expire(t, before_ms))
-        await self._database.write(saved_messages.forget_keys)
+
+        def work(t: Transaction) -> None:
+            saved_messages.expire(t, before_ms)
+            saved_messages.forget_keys(t)
+
+        await self._database.write(work)
 
     # ------------------------------------------------------------ handing out
 

@@ -156,6 +156,17 @@ def test_without_a_context_it_is_the_same_and_nothing_is_left(tmp_path: Path) ->
         assert len(ok(peer.ask("context.list"))["contexts"]) == 1
 
 
+def test_what_the_agent_remembers_is_recalled_once(tmp_path: Path) -> None:
+    answers = (calling(("double", {"n": 21})), "It is 42.")
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        note = ok(peer.ask("memory.add", content="6 times 7 is what they ask most"))["memory"]
+        context = new_context(peer)
+        result = act(peer, context=context, recall={"k": 1}, tools=["double"])
+        assert (result["recalled"], result["text"]) == ([note], "It is 42.")
+        said = ok(peer.ask("context.read", context=context))["messages"]
+        assert sum("what they ask most" in message["content"] for message in said) == 1
+
+
 def test_every_step_is_streamed(tmp_path: Path) -> None:
     answers = (calling(("double", {"n": 21}), ("broken", {"n": 1})), "Done.")
     with acting(tmp_path, *answers) as (_, peer, _probes):
