@@ -16,7 +16,7 @@ PROGRAM = textwrap.dedent("""\
     import sys
     from aios_sdk import Agent
 
-    with Agent(max_tokens=2, ignore_eos=True) as agent:
+    with Agent("by-hand", max_tokens=2, ignore_eos=True) as agent:
         agent.memory.add("I was here.")
         with agent.fork() as other:
             print(agent.name, sys.argv[1:], len(other.generate("hello").tokens))

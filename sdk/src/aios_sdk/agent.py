@@ -27,6 +27,7 @@ from aios_sdk.ipc import Ipc
 from aios_sdk.memory import Memory
 from aios_sdk.ownacts import Acting, ActSteps
 from aios_sdk.owntools import Function, OwnTools
+from aios_sdk.paths import given_agent
 from aios_sdk.process import Process, SpawnOptions
 from aios_sdk.results import (
     GenerateOptions,
@@ -46,7 +47,8 @@ F = TypeVar("F", bound=Function)
 class Agent:
     """Who acts: a name, a conversation, and what it remembers, stores and may use.
 
-    name       letters, digits, '.', '_', '-', at most 64; absent: the process's
+    name       letters, digits, '.', '_', '-', at most 64; absent: the process's.  One that the
+               daemon started has the name it was given, whatever stands here
     system     what the model is told before anything else
     context    the id of a conversation to go on with, instead of a new one
     keep       the conversation outlives the agent; context().id finds it again
@@ -74,7 +76,7 @@ class Agent:
         self._begun: list[Context] = []  # of the forks too, in the order they were begun
         self._is_fork = False
         self._own_tools = OwnTools(is_async=False)
-        self.client = Client(socket, name, timeout_s, on_waiting)
+        self.client = Client(socket, given_agent(socket) or name, timeout_s, on_waiting)
         self._context = None if context is None else self.client.context_at(context)
 
     @property

@@ -29,6 +29,7 @@ from aios_sdk.ipc import AsyncIpc
 from aios_sdk.memory import AsyncMemory
 from aios_sdk.ownacts import Acting
 from aios_sdk.owntools import Function, OwnTools
+from aios_sdk.paths import given_agent
 from aios_sdk.process import AsyncProcess, SpawnOptions
 from aios_sdk.results import (
     GenerateOptions,
@@ -66,7 +67,7 @@ class AsyncAgent:
         self._begun: list[AsyncContext] = []  # of the forks too, in the order they were begun
         self._is_fork = False
         self._own_tools = OwnTools(is_async=True)
-        self.client = AsyncClient(socket, name, timeout_s, on_waiting)
+        self.client = AsyncClient(socket, given_agent(socket) or name, timeout_s, on_waiting)
         self._timeout_s = timeout_s
         self._context = None if context is None else self.client.context_at(context)
 
