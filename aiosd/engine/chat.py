@@ -2,22 +2,16 @@
 
 Rule 1: only the template's own text makes control tokens.  What a message quotes of one, or of the
 form in which the template has calls, goes into a segment that is tokenised with special tokens off;
-other text stays whole, tokenised as usual.
+other text stays whole, tokenised as usual (quoting.py).
 Rule 2: a log is append-only.  delta() gives what to add, never a new version of what is there.
 Rule 3: a template is an untrusted program (it comes with a model file): it runs in jinja2's sandbox
 with a budget of steps and of characters, and whatever it raises is a TemplateError.
-
-How rule 1 is kept: characters of a message that could be part of a control token's text (it is in
-there, or its beginning or end touches the template's text) are replaced one to one by private-use
-characters before rendering, so that each says where it came from, and put back afterwards.  Not
-covered: a template that rewrites the inside of messages (lower(), replace()) into a control text.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -25,7 +19,9 @@ from typing import Any
 
 from aiosd.engine.base import ModelInfo
 from aiosd.engine.call_forms import recognised
-from aiosd.engine.calls import GENERIC, ID, ID_CHARS, Call, CallForm, Tool, answered, to_json
+from aiosd.engine.calls import GENERIC, ID, ID_CHARS, Call, CallForm, Tool, to_json
+from aiosd.engine.messages import Message, in_words, number_of, numbers_of
+from aiosd.engine.quoting import Marker, Rendered, Segment
 from aiosd.engine.template import Budget, CompiledTemplate, TemplateError
 
 __all__ = [
@@ -53,46 +49,6 @@ PLAIN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a conversation.
-
-    name     of a tool: which one
-    calls    of an assistant: what it called
-    call_id  of a tool: which call it answers
-    """
-
-    role: str
-    content: str
-    name: str | None = None
-    calls: tuple[Call, ...] = ()
-    call_id: str | None = None
-
-    def texts(self) -> list[str]:
-        """All that somebody wrote in it."""
-        calls = [text for call in self.calls for text in (call.name, to_json(call.arguments))]
-        return [self.content, self.name or "", *calls]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A piece of text and whether texts of control tokens in it become them."""
-
-    text: str
-    special: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """What to tokenise, segment by segment, in order."""
-
-    segments: tuple[Segment, ...]
-
-    @property
-    def text(self) -> str:
-        return "".join(segment.text for segment in self.segments)
-
-
-@dataclass(frozen=True, slots=True)
 class Limits:
     """Of one rendering.  The output may be output_factor times the messages' characters plus
     output_spare: templates repeat little (a system message, tool definitions), bombs do."""
@@ -102,6 +58,15 @@ class Limits:
     output_factor: int = 4
     output_spare: int = 64 * 1024
     messages: int = 100_000
+
+
+_SCHEMA_WORDS = frozenset(
+    (
+        *("type", "function", "name", "description", "parameters"),
+        *("properties", "required", "items", "enum"),
+        *("object", "string", "integer", "number", "boolean", "array", "null"),
+    )
+)
 
 
 class ChatTemplate:
@@ -124,7 +89,7 @@ class ChatTemplate:
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._limits = limits or Limits()
-        self._marker = _Marker(control_texts)
+        self._marker = Marker(control_texts)
         self._now = now
         self._bos_text = bos_text
         self._eos_text = eos_text
@@ -145,7 +110,7 @@ class ChatTemplate:
         if self.knows_tools and not self._can_go_on_from_calls():
             self.form, self.knows_tools = GENERIC, False
         if self.knows_tools:  # what messages quote of the form's tags is cut out, too
-            self._marker = _Marker((*control_texts, *self.form.tags))
+            self._marker = Marker((*control_texts, *self.form.tags))
 
     @classmethod
     def of_model(cls, info: ModelInfo, limits: Limits | None = None) -> ChatTemplate:
@@ -211,7 +176,7 @@ class ChatTemplate:
         """
         self._check((*before, *new))
         if not self.knows_tools:
-            before, new, tools = _in_words(before), _in_words(new), ()
+            before, new, tools = in_words(before), in_words(new), ()
         messages = (*before, *new)
         run = _Run(self, messages, tools)
         if not is_open:
@@ -272,7 +237,7 @@ class _Run:
 
     def render(self, messages: Sequence[Message], generate: bool) -> str:
         template = self._template
-        numbers = _numbers(messages)
+        numbers = numbers_of(messages)
         shown = [self._shown(message, numbers) for message in messages]
         try:
             return template._compiled.render(
@@ -296,7 +261,7 @@ class _Run:
         if message.name is not None:
             item["name"] = self._marks.mark(message.name)
         if message.call_id is not None:
-            item["tool_call_id"] = numbers.get(message.call_id) or _number(message.call_id)
+            item["tool_call_id"] = numbers.get(message.call_id) or number_of(message.call_id)
         if message.calls:
             item["tool_calls"] = [
                 {
@@ -331,111 +296,6 @@ class _Run:
         return Rendered(tuple(self._marks.segments(marked_text)))
 
 
-class _Marker:
-    """Knows the control texts, and which parts of a text could become part of one."""
-
-    def __init__(self, control_texts: Sequence[str]) -> None:
-        texts = sorted({text for text in control_texts if text}, key=lambda t: (-len(t), t))
-        self.texts = frozenset(texts)
-        self.alphabet = sorted(set("".join(texts)))
-        whole = "|".join(map(re.escape, texts)) or r"(?!)"
-        self.overlapping = re.compile(f"(?=({whole}))", re.DOTALL)
-        self.beginnings = {text[:n] for text in texts for n in range(1, len(text))}
-        self.endings = {text[n:] for text in texts for n in range(1, len(text))}
-        self.insides = "\0".join(texts)  # no text holds NUL: it ends C strings
-        self.longest = max(map(len, texts), default=0)
-
-    def spans(self, content: str) -> list[tuple[int, int]]:
-        """The parts that are a control text, or could complete one with what is beside them."""
-        spans = [match.span(1) for match in self.overlapping.finditer(content)]
-        # Templates trim: what may come to stand at the edge counts as the edge too.
-        start = len(content) - len(content.lstrip())
-        end = len(content.rstrip())
-        for low, high in {(0, len(content)), (start, end)}:
-            size = high - low
-            if size <= 0:
-                continue
-            if size < self.longest and content[low:high] in self.insides:
-                spans.append((low, high))
-            for n in range(min(size, self.longest - 1), 0, -1):
-                if content[high - n : high] in self.beginnings:
-                    spans.append((high - n, high))
-                    break
-            for n in range(min(size, self.longest - 1), 0, -1):
-                if content[low : low + n] in self.endings:
-                    spans.append((low, low + n))
-                    break
-        return spans
-
-    def marks(self, texts: Sequence[str], source: str) -> _Marks:
-        """A block of private-use characters that neither the messages nor the template use."""
-        private = re.compile("[\U000f0000-\U0010fffd]")
-        used = set(private.findall(source))
-        for text in texts:
-            used.update(private.findall(text))
-        size = len(self.alphabet)
-        first, last = 0xF0000, 0xFFFFD - size
-        free = (
-            [
-                base
-                for base in range(first, last, max(size, 1))
-                if not any(chr(point) in used for point in range(base, base + size))
-            ]
-            if used
-            else [first]
-        )
-        if not free:
-            raise TemplateError("the messages use the whole private-use plane U+F0000 of Unicode")
-        return _Marks(self, free[0])
-
-
-class _Marks:
-    """A reversible disguise for the characters of control texts."""
-
-    def __init__(self, marker: _Marker, base: int) -> None:
-        self._marker = marker
-        self._to = {ord(c): base + i for i, c in enumerate(marker.alphabet)}
-        self._back = {point: char for char, point in self._to.items()}
-        size = len(marker.alphabet)
-        self._marked = re.compile(f"[{chr(base)}-{chr(base + size - 1)}]+" if size else r"(?!)")
-
-    def mark(self, content: str) -> str:
-        spans = self._marker.spans(content)
-        if not spans:
-            return content
-        chars = list(content)
-        for low, high in spans:
-            chars[low:high] = content[low:high].translate(self._to)
-        return "".join(chars)
-
-    def unmark(self, marked_text: str) -> str:
-        return marked_text.translate(self._back)
-
-    def segments(self, marked_text: str) -> list[Segment]:
-        """Put the characters back, and cut where a message's would have made a control token."""
-        text = self.unmark(marked_text)
-        from_messages = [match.span() for match in self._marked.finditer(marked_text)]
-        cuts: list[tuple[int, int]] = []
-        if from_messages:
-            is_marked = bytearray(len(text))
-            for low, high in from_messages:
-                is_marked[low:high] = b"\1" * (high - low)
-            is_quoted = bytearray(len(text))
-            for match in self._marker.overlapping.finditer(text):
-                low, high = match.span(1)
-                for i in range(low, high):
-                    is_quoted[i] |= is_marked[i]
-            cuts = [match.span() for match in re.finditer(b"\1+", is_quoted)]
-        segments: list[Segment] = []
-        position = 0
-        for low, high in cuts:
-            segments.append(Segment(text[position:low], special=True))
-            segments.append(Segment(text[low:high], special=False))
-            position = high
-        segments.append(Segment(text[position:], special=True))
-        return [segment for segment in segments if segment.text]
-
-
 def _fresh_digits(messages: Sequence[Message], source: str) -> str:
     """A stand-in content: digits, which no template trims or changes, and nobody can foresee."""
     while True:
@@ -452,42 +312,6 @@ def _after(stand_in: str, text: str) -> str:
             "so the end of its turn can't be found"
         )
     return text.partition(stand_in)[2]
-
-
-_SCHEMA_WORDS = frozenset(
-    (
-        *("type", "function", "name", "description", "parameters"),
-        *("properties", "required", "items", "enum"),
-        *("object", "string", "integer", "number", "boolean", "array", "null"),
-    )
-)
-
-
-def _numbers(messages: Sequence[Message]) -> dict[str, str]:
-    """Ids of calls as templates see them: numbers by their order, so that the same conversation
-    gives the same tokens whatever its ids are."""
-    ids = dict.fromkeys(call.id for message in messages for call in message.calls)
-    return {id_: str(number).zfill(ID_CHARS) for number, id_ in enumerate(ids)}
-
-
-def _number(call_id: str) -> str:
-    """For the id of a call that isn't there."""
-    return str(zlib.crc32(call_id.encode()) % 10**ID_CHARS).zfill(ID_CHARS)
-
-
-def _in_words(messages: Sequence[Message]) -> list[Message]:
-    """For a template that knows no tools: what was called is among the assistant's words, and
-    answers are the user's."""
-
-    def words(message: Message) -> Message:
-        if message.role == "tool":
-            return Message("user", answered(message.content))
-        if message.calls:
-            gap = "" if not message.content or message.content.endswith("\n") else "\n"
-            return Message(message.role, message.content + gap + GENERIC.write(message.calls))
-        return message
-
-    return [words(message) for message in messages]
 
 
 def _after_form(form: CallForm, after: str) -> str:
