@@ -72,6 +72,45 @@ def chmod_to_nothing() -> object:
     return "changed"
 
 
+def mode_by_number() -> object:
+    """fchmodat2, which libraries may not know."""
+    before = os.stat(TARGET["secret"]).st_mode
+    call(452, -100 & (2**64 - 1), ctypes.c_char_p(TARGET["secret"].encode()), 0o666, 0)
+    if os.stat(TARGET["secret"]).st_mode == before:
+        raise PermissionError(errno.EPERM, "no effect")
+    return "changed"
+
+
+def mode_of_granted() -> object:
+    """Of a file that may be read only."""
+    with Path(TARGET["readable"]).open() as file:
+        before = os.fstat(file.fileno()).st_mode
+        os.fchmod(file.fileno(), 0o777)
+        if os.fstat(file.fileno()).st_mode == before:
+            raise PermissionError(errno.EPERM, "no effect")
+    return "changed"
+
+
+def owner_of_granted() -> object:
+    with Path(TARGET["readable"]).open() as file:
+        os.fchown(file.fileno(), -1, os.getgid())
+    return "changed"
+
+
+def call_of_x32() -> object:
+    """Refused, or the end of who makes it: systemd's filter kills."""
+    child = os.fork()
+    if child == 0:
+        try:
+            call((1 << 30) + 39)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        raise PermissionError(errno.EPERM, "refused, or ended")
+    return "made"
+
+
 def setuid_program() -> object:
     """Nothing is gained by one: it can't become root, or shadow's group."""
     done = subprocess.run([TARGET["setuid"]], capture_output=True, text=True, check=False)
@@ -92,6 +131,18 @@ def files() -> dict[str, Callable[[], object]]:
         "state removed": lambda: os.unlink(secret),
         "state renamed": lambda: os.rename(secret, "mine"),
         "state's mode": chmod_to_nothing,
+        "state's mode by number": mode_by_number,
+        "granted file's mode": mode_of_granted,
+        "granted file's owner": owner_of_granted,
+        "state's attributes by number": lambda: call(
+            463,
+            -100 & (2**64 - 1),
+            ctypes.c_char_p(secret.encode()),
+            0,
+            ctypes.c_char_p(b"user.x"),
+            ctypes.create_string_buffer(16),
+            16,
+        ),
         "state's owner": lambda: os.chown(secret, -1, os.getgid()),
         "state's attributes": lambda: os.setxattr(secret, "user.x", b"x"),
         "state watched": lambda: call(254, call(294, 0), ctypes.c_char_p(secret.encode()), 0xFFF),
@@ -150,6 +201,8 @@ def processes() -> dict[str, Callable[[], object]]:
         "io_uring": lambda: call(425, 1, space),
         "kexec": lambda: call(246, 0, 0, None, 0),
         "memory that stays": lambda: call(29, 0, 4096, 0o1600),
+        "a call of a later kernel": lambda: call(470, 0, 0, 0, 0, 0),
+        "a call of another mode": call_of_x32,
         "typing for others": lambda: call(16, 0, 0x5412, space),
         "typing, upper half": lambda: call(16, 0, (7 << 32) | 0x5412, space),
         "root": lambda: os.setuid(0) if os.getuid() else os.setgroups([1]),

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,3 +196,30 @@ async def test_bounds_are_kept() -> None:
     assert ended == "ended by SIGXCPU: its CPU time is used up"
     said, ended = await output(["sh", "-c", "ulimit -n"], bounded)
     assert said == "20\n"
+
+
+@in_a_loop
+async def test_root_runs_it_as_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        with pytest.raises(ConfineError, match="only root can run a process as uid 65534"):
+            await spawn(["true"], Confinement(), uid=65534)
+        return
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)  # noqa: PTH101, S103
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        argv = ["sh", "-c", "id -u; id -G; touch mine"]
+        process = await spawn(argv, Confinement(), stdout=PIPE, stderr=STDOUT, uid=65534)
+        async with process:
+            assert process.stdout is not None
+            said = (await process.stdout.read()).decode().split("\n")
+            assert (await process.wait()).is_ok, said
+        assert said[0] == "65534"
+        assert "0" not in said[1].split()
+        assert os.listdir(place) == []  # noqa: PTH208
+
+
+@in_a_loop
+async def test_root_has_no_capabilities_in_it() -> None:
+    code = "print([l.split()[1] for l in open('/proc/self/status') if l[:3] == 'Cap'])"
+    said, _ = await output([sys.executable, "-c", code])
+    assert set(said.strip("[]\n").replace("'", "").split(", ")) == {"0" * 16}

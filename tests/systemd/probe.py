@@ -46,7 +46,7 @@ async def attacks(group: str, state: Path) -> dict[str, str]:
     confinement = Confinement(Grant(read=(ATTACKS,), is_networked=group == "networked"))
     words = await said([sys.executable, "-I", ATTACKS, json.dumps(target)], confinement)
     found: dict[str, str] = json.loads(words.removesuffix(" [exit code 0]"))
-    return {name: what for name, what in found.items() if "refused" not in what}
+    return {name: what for name, what in found.items() if "refused: E" not in what}
 
 
 async def main() -> None:

@@ -38,9 +38,9 @@ def probed(lab: Lab, *dropins: str) -> dict[str, Any]:
     lab.path("/run/probe.json").unlink(missing_ok=True)
     lab.must("systemctl", "daemon-reload")
     done = lab.do("systemctl", "start", "probe.service")
-    words = lab.do("journalctl", "-u", "probe.service", "-o", "cat", "--no-pager").stdout
-    assert done.returncode == 0, words
-    found: dict[str, Any] = json.loads(lab.path("/run/probe.json").read_text())
+    words = lab.path("/run/probe.json").read_text()
+    assert done.returncode == 0, words + done.stderr
+    found: dict[str, Any] = json.loads(words)
     return found
 
 
