@@ -9,9 +9,13 @@ import pytest
 
 from aios_sdk import CallProgress, Client
 from aios_sdk.errors import ConnectionLost
+from aiosd.confine import landlock
 from tests.e2e.conftest import DaemonProcess, Start
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not landlock.abi(), reason="no Landlock: no tool's process is confined"),
+]
 
 FLAGS = ("--slots", "4", "--slot-tokens", "2048", "--embedder", "none")
 SLOW = '''
