@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aios_sdk
 from aiosd.confine import (
     PIPE,
     Bounds,
@@ -221,8 +222,9 @@ def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> C
     """What holds for the process.  fd: of its connection."""
     config, limits = daemon.config.spawn, spec.limits
     given = {} if fd is None else {"AIOSD_SOCKET": f"fd:{fd}", "AIOSD_AGENT": agent.name}
+    kept = hidden(daemon)
     return Confinement(
-        Grant(spec.read, spec.write, spec.is_networked),
+        Grant((*spec.read, *_python(kept)), spec.write, spec.is_networked),
         Bounds(
             memory_bytes=least(limits.memory_bytes, config.memory_bytes),
             n_processes=least(limits.n_processes, config.n_processes),
@@ -232,7 +234,7 @@ def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> C
             disk_bytes=least(limits.disk_bytes, config.disk_bytes),
         ),
         {"PATH": search_path(), **spec.env, **given},
-        hidden=hidden(daemon),
+        hidden=kept,
         is_resolved=True,
     )
 
@@ -246,6 +248,15 @@ def search_path() -> str:
     """Where a command without a slash is looked for: beside the daemon's own Python first, so
     that `python` is one that has the SDK."""
     return f"{Path(sys.executable).parent}:{paths.PATH}"
+
+
+def _python(kept: tuple[str, ...]) -> list[str]:
+    """Where that `python` and the SDK live: a shell may call it too.  Not where it holds what is
+    kept from agents; then it can be the program itself alone."""
+    sdk = Path(aios_sdk.__file__).parent.parent  # site-packages, or a checkout
+    found = {os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, sdk)}
+    secret = [os.path.realpath(path) for path in kept]
+    return sorted(path for path in found if not any(s.startswith(f"{path}/") for s in secret))
 
 
 def hidden(daemon: Daemon) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aios_sdk import wire
 from aiosd.kernel.model import AgentId
 from aiosd.server.daemon import Daemon
 from aiosd.server.session import Identity, Session
@@ -49,7 +50,7 @@ def test_it_cannot_go_by_another_name(peer: RawPeer) -> None:
     assert peer.ask("sys.hello", protocol=1, agent="worker").error is None
     again = peer.ask("sys.hello", protocol=1, agent="other").error
     assert isinstance(again, dict)
-    assert again["code"] == "protocol"
+    assert again["code"] == "denied"
     listed = peer.ask("agent.list").result
     assert isinstance(listed, dict)
     assert [a["agent"] for a in listed["agents"]] == ["worker"]
@@ -60,3 +61,23 @@ def test_nothing_is_served_before_its_hello_either(peer: RawPeer, daemon: Daemon
     assert isinstance(error, dict)
     assert error["code"] == "protocol"
     assert daemon.agents.get(WORKER) is None
+
+
+def test_who_comes_after_its_holder_finds_nothing_under_way(
+    peer: RawPeer, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon.model, "delay_s", 0.1)  # what is left lasts until it is ended
+    assert peer.ask("sys.hello", protocol=1, agent="worker").error is None
+    more = {"prompt": "Go on", "max_tokens": 200, "ignore_eos": True}
+    peer.send(wire.encode_request(7, "llm.generate", more))
+    peer.send(wire.encode_request(1, "sys.hello", {"protocol": 1, "agent": "worker"}))
+    left, hello = peer.receive(), peer.receive()
+    assert isinstance(left, wire.Response)
+    assert isinstance(left.error, dict)
+    assert (left.id, left.error["code"]) == (7, "cancelled")
+    assert isinstance(hello, wire.Response)
+    assert (hello.id, hello.error) == (1, None)
+    assert peer.ask("sys.ping").error is None
+    agent = daemon.agents.get(WORKER)
+    assert agent is not None
+    assert agent.n_connections == 1

@@ -143,6 +143,16 @@ def test_it_cannot_be_anybody_else(peer: RawPeer) -> None:
     assert "can't go by the name boss" in refused
 
 
+def test_a_shell_is_an_agent_too_and_its_python_the_daemons(peer: RawPeer) -> None:
+    says = "from aios_sdk import Client; c = Client(); print(c.hello['agent']); c.close()"
+    script = f"""
+    python -c 'import sys; print(sys.prefix)'
+    for n in 1 2; do python -c "{says}"; done
+    """
+    result(peer, "agent.spawn", name="worker", command="sh", args=["-c", script], env=ENV)
+    assert output(peer, "worker") == [sys.prefix, "worker", "worker"]  # one after another
+
+
 def test_it_sees_neither_socket_nor_state(peer: RawPeer, daemon: Daemon) -> None:
     program = f"""
     import os, socket

@@ -6,12 +6,14 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import Awaitable
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aios_sdk.errors import (
+    Cancelled,
     Denied,
     Exists,
     InvalidParams,
@@ -43,12 +45,31 @@ class System:
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
 
-    def sys_hello(self, call: Call) -> Result:
+    def sys_hello(self, call: Call) -> Result | Awaitable[Result]:
         session = call.session
-        if session.agent is not None:
+        if session.agent is not None and session.identity is None:
             raise ProtocolError(f"hello was said already, as agent {session.agent.name}")
-        session.agent = _named(session, call.params["agent"])
+        agent = _named(session, call.params["agent"])
+        if session.agent is not None:
+            return self._taken_over(call)
+        session.agent = agent
         self._d.session_entered(session)
+        return self._hello(call)
+
+    async def _taken_over(self, call: Call) -> Result:
+        """A process that we run has handed its connection on, as a shell does to what it starts:
+        what its last holder left under way ends first, so that its ids are free."""
+        others = [other for other in call.session.calls.values() if other is not call]
+        for other in others:
+            other.end(Cancelled("another process of the agent has taken the connection over"))
+        tasks = [other.task for other in others if other.task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
+        return self._hello(call)
+
+    def _hello(self, call: Call) -> Result:
+        session = call.session
+        assert session.agent is not None
         limits = self._d.config.limits
         return {
             "protocol": PROTOCOL_VERSION,

@@ -4,7 +4,8 @@ On a Unix socket connect() succeeds or fails at once, so both clients share this
 in different ways between attempts.
 
 Rule: the connection that the daemon gave to a process (``fd:N``) is taken once, for good.  It
-carries any number of calls, so one client is enough; and when it has ended there is no other.
+carries any number of calls, so one client is enough; and when it has ended there is no other.  Only
+a process that leaves it inheritable, as a shell does, hands it on: to one child after another.
 """
 
 from __future__ import annotations

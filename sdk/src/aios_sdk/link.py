@@ -18,6 +18,7 @@ from collections.abc import Callable
 from aios_sdk.calls import CONNECT_DELAYS_S, Call, Calls, hello_result, timed_out
 from aios_sdk.dialing import dial
 from aios_sdk.errors import NoDaemon
+from aios_sdk.paths import descriptor_in
 from aios_sdk.wire import WireError
 
 READ_BYTES = 256 * 1024
@@ -37,6 +38,7 @@ class Link:
         self.pid = os.getpid()
         self._sock = sock
         self._path = path
+        self._is_given = descriptor_in(path) is not None
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._is_reading = False
@@ -132,7 +134,9 @@ class Link:
 
     def close(self, reason: str) -> None:
         """Calls under way end with ConnectionLost; the daemon ends them too."""
-        self._shut()
+        if not self._is_given or self._is_reading:
+            self._shut()
+        # else: one that the daemon gave to our parent, a shell perhaps, is for who comes after us
         self._fail(reason)
         with self._changed:
             if not self._is_reading:  # else the reader, woken by the shutdown, closes it
