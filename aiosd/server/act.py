@@ -130,7 +130,6 @@ class Act:
             daemon.access.check_right(call.agent, "llm", call.method)
             if "context" in p:
                 generate.reached(daemon, call.agent, p["context"])
-        if self._sums.usage:
             self._job = generate.new_job_id()
         if self._context.busy_with is not None:
             self._context.busy_with = self._job
@@ -185,31 +184,31 @@ class Act:
         for late in made[n_calls:]:
             late.content = f"not made: the limit is {n_calls} calls at once"
             self._tell(late)
-        began_ns = time.monotonic_ns()
+        unsaid = [*made, *(Made(one, self._n_rounds) for one in theirs)]
         try:
             self._check_going_on()
-            with self._listed():
+            with self._calling():
                 await self._call.session.drained.wait()  # what they bring is to be read
                 await self._call_all(made[:n_calls])
+            await self._append(made)
+            del unsaid[: len(made)]
+            self._check_going_on()
         except BaseException:
             with contextlib.suppress(SyscallError):  # what ended the act is what is told
-                await self._append([*made, *(Made(one, self._n_rounds) for one in theirs)])
+                await self._append(unsaid)
             raise
-        finally:
-            self._sums.tools_ms += (time.monotonic_ns() - began_ns) // 10**6
-        if made:
-            await self._append(made)
-        self._check_going_on()
         return theirs
 
     @contextlib.contextmanager
-    def _listed(self) -> Iterator[None]:
-        acts = self._d.acts
+    def _calling(self) -> Iterator[None]:
+        """It is listed meanwhile, and the time counts."""
+        acts, began_ns = self._d.acts, time.monotonic_ns()
         acts[self._job] = self
         try:
             yield
         finally:
             del acts[self._job]
+            self._sums.tools_ms += (time.monotonic_ns() - began_ns) // 10**6
 
     async def _call_all(self, made: Sequence[Made]) -> None:
         def ended(place: int, result: ToolResult | SyscallError, duration_ms: int) -> None:
@@ -234,6 +233,8 @@ class Act:
 
     async def _append(self, made: Sequence[Made]) -> None:
         """What the calls brought joins the log."""
+        if not made:
+            return
         daemon, context = self._d, self._context
         limit = self._room(len(made))
 

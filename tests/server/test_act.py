@@ -18,6 +18,7 @@ from aios_sdk.results import ToolSpec
 from aiosd import config
 from aiosd.access_config import Access, ConfirmRule
 from aiosd.kernel.model import AgentId
+from aiosd.server.act import Act
 from aiosd.server.daemon import Daemon
 from aiosd.services.tools.model import Progress, Tool, ToolFailed, ToolResult
 from tests.server.harness import RawPeer, served
@@ -326,6 +327,38 @@ def test_a_cancel_while_a_tool_runs_ends_it_and_leaves_a_whole_context(tmp_path:
             ("tool", "cancelled: the act ended before this call did"),
         ]
         assert not ok(peer.ask("context.info", context=context))["busy"]
+
+
+@pytest.mark.parametrize("n_steps", range(12))
+def test_a_cancel_while_answers_are_written_loses_none(
+    tmp_path: Path, n_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"name": "ask_user", "description": "Ask.", "parameters": NUMBER}
+    answers = (calling(("double", {"n": 1}), ("ask_user", {"n": 2})), "Never.")
+    append = Act._append
+
+    async def cancelled_soon(self: Act, made: Any) -> None:
+        """So many turns of the loop after the writing began."""
+
+        def count_down(left: int) -> None:
+            if left:
+                self._d.loop.call_soon(count_down, left - 1)
+            else:
+                self.cancel()
+
+        count_down(n_steps)
+        await append(self, made)
+
+    monkeypatch.setattr(Act, "_append", cancelled_soon)
+    with acting(tmp_path, *answers) as (_, peer, _probes):
+        context = new_context(peer)
+        peer.ask("llm.act", **asked({"context": context, "client_tools": [own]}))
+        messages = ok(peer.ask("context.read", context=context))["messages"]
+        called = [c["id"] for m in messages for c in m.get("tool_calls", ())]
+        told = {m["tool_call_id"]: m["content"] for m in messages if m["role"] == "tool"}
+        assert len(called) == 2
+        assert told[called[0]] == "2"
+        assert [*told] in (called, called[:1])  # with the client's, unless it was its turn already
 
 
 def test_a_job_whose_tools_run_is_listed_and_can_be_cancelled(tmp_path: Path) -> None:
