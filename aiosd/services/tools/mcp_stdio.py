@@ -4,13 +4,15 @@ The SDK's own stdio client keeps a line of any length in memory and spawns for i
 has a limit, writing never waits for a server that doesn't read, and the process is confine's.
 
 Rule 1: send() never blocks: past what may wait unread, the server is given up.
-Rule 2: when the connection ends, however it does, so does the process with all its group.
+Rule 2: reading what a server says takes a bounded share of the loop: who says much is read slowly.
+Rule 3: when the connection ends, however it does, so does the process with all its group.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Self
@@ -18,13 +20,22 @@ from typing import Self
 import anyio
 from mcp.client._transport import TransportStreams
 from mcp.shared.message import SessionMessage
-from mcp_types import jsonrpc_message_adapter
+from mcp_types import (
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
+from pydantic_core import from_json
 
 from aiosd.confine import Process
 from aiosd.services.tools.mcp_trouble import ServerLog
 
 READ_BYTES = 65536
 MAX_STRAY_LINES = 100  # lines that are no messages, in a row: some servers greet on stdout
+WAIT_FACTOR = 8  # others have so much more of the loop than reading has; the SDK reads it twice
+LEAST_WAIT_S = 0.005
 LEAVE_S = 2.0  # to end by itself once stdin is closed, and again after SIGTERM
 
 
@@ -45,6 +56,7 @@ class Lines:
         self._lines: list[bytes] = []  # whole ones, the next last
         self._rest = bytearray()  # of a line that hasn't ended
         self._n_stray = 0
+        self._owed_s = 0.0  # to the others, for what was read
         self._is_closed = False
 
     async def receive(self) -> SessionMessage:
@@ -53,8 +65,11 @@ class Lines:
             line = await self._line()
             if not line.strip():
                 continue
+            if self._owed_s > LEAST_WAIT_S:
+                await asyncio.sleep(self._owed_s)
+                self._owed_s = 0.0
             try:
-                message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                message = self._read(line)
             except ValueError:
                 self._n_stray += 1
                 self._log.add("stdout: " + line[:200].decode(errors="replace"))
@@ -63,6 +78,13 @@ class Lines:
                 continue
             self._n_stray = 0
             return SessionMessage(message)
+
+    def _read(self, line: bytes) -> JSONRPCMessage:
+        began_s = time.thread_time()
+        try:
+            return _message(from_json(line, allow_inf_nan=False))
+        finally:
+            self._owed_s += WAIT_FACTOR * (time.thread_time() - began_s)
 
     async def _line(self) -> bytes:
         while not self._lines:
@@ -109,6 +131,21 @@ class Lines:
         exc_tb: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _message(said: object) -> JSONRPCMessage:
+    """ValueError if it is none.  The SDK's own union tries each kind, on all that is in it."""
+    kind: type[JSONRPCMessage]
+    match said:
+        case {"method": _, "id": _}:
+            kind = JSONRPCRequest
+        case {"method": _}:
+            kind = JSONRPCNotification
+        case {"error": _}:
+            kind = JSONRPCError
+        case _:
+            kind = JSONRPCResponse
+    return kind.model_validate(said, by_name=False)
 
 
 class Writer:

@@ -1,7 +1,8 @@
 """What an MCP server may send us, whatever it speaks over: so much at a time and no more.
 
 Rule 1: a server that sends without end costs a bounded share of the loop: past the rate, it waits.
-Rule 2: a server's requests don't pile up: one that doesn't read the answers is given up.
+Rule 2: notifications that nobody heeds aren't taken apart: the SDK may take long over large ones.
+Rule 3: a server's requests don't pile up: one that doesn't read the answers is given up.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import Self
 import anyio
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 Item = SessionMessage | Exception
 
 MESSAGES_PER_S = 500
 BURST = 500
 MAX_UNANSWERED = 32
+HEARD = ("notifications/progress", "notifications/tools/list_changed", "notifications/cancelled")
 
 
 class Traffic:
@@ -63,6 +65,9 @@ class Incoming:
         try:
             item = await self._stream.receive()
             await self._traffic.come(item)
+            while _is_idle_talk(item):
+                item = await self._stream.receive()
+                await self._traffic.come(item)
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             self._traffic.on_end("it ended the connection")
             raise
@@ -90,6 +95,15 @@ class Incoming:
         exc_tb: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _is_idle_talk(item: Item) -> bool:
+    """A notification that we do nothing about."""
+    return (
+        isinstance(item, SessionMessage)
+        and isinstance(item.message, JSONRPCNotification)
+        and item.message.method not in HEARD
+    )
 
 
 class Outgoing:
