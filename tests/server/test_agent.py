@@ -72,9 +72,14 @@ def test_a_kept_conversation_outlives_its_agent_and_is_found_by_its_id(tmp_path:
         with Agent("ada", keep=True, socket=socket) as agent:
             agent.context().append([HELLO])
             id_ = agent.context().id
+            agent.fork()  # forks aren't kept with it, but for themselves
+            kept = agent.fork(keep=True).context().id
         with Agent("ada", context=id_, socket=socket) as agent:
             assert agent.context().read()["messages"] == [HELLO]
-        assert contexts(socket) == 1  # it was given, so it isn't the agent's to forget
+            agent.context().fork()
+        with Client(socket) as client:  # what was given isn't the agent's to forget
+            assert {id_, kept} <= {info["context"] for info in client.contexts(all=True)}
+        assert contexts(socket) == 3
 
 
 def test_what_an_agent_remembers_and_stores_is_its_own(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Agent:
         self._defaults = defaults
         self._keeps = keep
         self._beginning = threading.Lock()
-        self._begun: list[Context] = []  # of the forks too, in the order they were begun
+        self._begun: dict[str, Context] = {}  # what is to be forgotten, of the forks too
         self._is_fork = False
         self._own_tools = OwnTools(is_async=False)
         self.client = Client(socket, given_agent(socket) or name, timeout_s, on_waiting)
@@ -113,7 +113,7 @@ class Agent:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""
         with self._beginning:
             if self._context is None:
-                self._context = self._own(self.client.context(**self._begins))
+                self._context = self._own(self.client.context(**self._begins), self._keeps)
             return self._context
 
     def generate(self, what: What | None = None, **options: Unpack[GenerateOptions]) -> Generation:
@@ -167,10 +167,10 @@ class Agent:
         acting = Acting(self._own_tools, what, tools, act_options(self._defaults, options))
         return ActSteps(acting, self._act)
 
-    def fork(self) -> Agent:
+    def fork(self, *, keep: bool = False) -> Agent:
         """The same agent with a conversation of its own, which starts as a copy of this one."""
         twin = copy.copy(self)
-        twin._context = self._own(self.context().fork())
+        twin._context = self._own(self.context().fork(), keep)
         twin._is_fork = True
         twin._own_tools, _ = self._own_tools.with_more(())
         return twin
@@ -184,10 +184,11 @@ class Agent:
     def close(self) -> None:
         """End the connection, and with it every fork; of a fork: forget its conversation."""
         if self._is_fork:
-            self._forget(*[context for context in self._begun if context is self._context])
+            if self._context is not None:
+                self._forget(self._context)
             return
         try:
-            self._forget(*self._begun)
+            self._forget(*self._begun.values())
         finally:
             self.client.close()
 
@@ -212,13 +213,14 @@ class Agent:
     ) -> ActStream:
         return self.context().act_stream(what, tools=tools, **options)
 
-    def _own(self, context: Context) -> Context:
-        if not self._keeps:
-            self._begun.append(context)
+    def _own(self, context: Context, keep: bool) -> Context:
+        if not keep:
+            self._begun[context.id] = context
         return context
 
     def _forget(self, *contexts: Context) -> None:
         for context in contexts:
-            self._begun.remove(context)
+            if self._begun.pop(context.id, None) is None:
+                continue  # it is kept, or another thread is at it
             with contextlib.suppress(AiosError):  # gone already, or the daemon is: nothing to tell
                 context.delete()

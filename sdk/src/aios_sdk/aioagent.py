@@ -64,7 +64,7 @@ class AsyncAgent:
         self._defaults = defaults
         self._keeps = keep
         self._beginning = asyncio.Lock()
-        self._begun: list[AsyncContext] = []  # of the forks too, in the order they were begun
+        self._begun: dict[str, AsyncContext] = {}  # what is to be forgotten, of the forks too
         self._is_fork = False
         self._own_tools = OwnTools(is_async=True)
         self.client = AsyncClient(socket, given_agent(socket) or name, timeout_s, on_waiting)
@@ -105,7 +105,7 @@ class AsyncAgent:
         """The conversation: to read it, go back in it, or have the model go on with plain text."""
         async with self._beginning:
             if self._context is None:
-                self._context = self._own(await self.client.context(**self._begins))
+                self._context = self._own(await self.client.context(**self._begins), self._keeps)
             return self._context
 
     async def generate(
@@ -163,10 +163,10 @@ class AsyncAgent:
         acting = Acting(self._own_tools, what, tools, act_options(self._defaults, options))
         return AsyncActSteps(acting, self._act)
 
-    async def fork(self) -> AsyncAgent:
+    async def fork(self, *, keep: bool = False) -> AsyncAgent:
         """The same agent with a conversation of its own, which starts as a copy of this one."""
         twin = copy.copy(self)
-        twin._context = self._own(await (await self.context()).fork())
+        twin._context = self._own(await (await self.context()).fork(), keep)
         twin._is_fork = True
         twin._own_tools, _ = self._own_tools.with_more(())
         return twin
@@ -180,10 +180,11 @@ class AsyncAgent:
     async def close(self) -> None:
         """End the connection, and with it every fork; of a fork: forget its conversation."""
         if self._is_fork:
-            await self._forget(*[context for context in self._begun if context is self._context])
+            if self._context is not None:
+                await self._forget(self._context)
             return
         try:
-            await self._forget(*self._begun)
+            await self._forget(*self._begun.values())
         finally:
             await self.client.close()
 
@@ -220,13 +221,14 @@ class AsyncAgent:
     ) -> AsyncActStream:
         return AsyncActStream(self._stream("llm.act", act_params(what, tools, None, options)))
 
-    def _own(self, context: AsyncContext) -> AsyncContext:
-        if not self._keeps:
-            self._begun.append(context)
+    def _own(self, context: AsyncContext, keep: bool) -> AsyncContext:
+        if not keep:
+            self._begun[context.id] = context
         return context
 
     async def _forget(self, *contexts: AsyncContext) -> None:
         for context in contexts:
-            self._begun.remove(context)
+            if self._begun.pop(context.id, None) is None:
+                continue  # it is kept, or another task is at it
             with contextlib.suppress(AiosError):  # gone already, or the daemon is: nothing to tell
                 await context.delete()
