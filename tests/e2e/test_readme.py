@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ def test_the_first_agent_is_ten_lines_and_runs_with_msgpack_alone(
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     python = str(venv / "bin" / "python")
     source = tmp_path / "sdk"
-    subprocess.run(["cp", "-r", str(ROOT / "sdk"), str(source)], check=True)
+    left_over = shutil.ignore_patterns("build", "*.egg-info", "__pycache__")  # of earlier builds
+    shutil.copytree(ROOT / "sdk", source, ignore=left_over)
     installed = subprocess.run(
         [python, "-m", "pip", "install", "--disable-pip-version-check", "-q", str(source)],
         capture_output=True, text=True, check=False,
