@@ -6,6 +6,8 @@ at first and gone afterwards, and what the configuration grants.
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,8 @@ from typing import Final
 from aios_sdk.toolbox import Outcome, tool
 
 OUTPUT_BYTES: Final = 200_000
+PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None)
 
 
 @tool(max_parallel=4, timeout_s=60)
@@ -41,7 +45,11 @@ def _run(argv: Sequence[str]) -> Outcome:
     if any(len(arg.encode("utf-8", "replace")) > 120_000 or "\0" in arg for arg in argv):
         raise ValueError("that is too long for a program (120,000 bytes), or has a NUL in it")
     with subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_end_with_us,  # noqa: PLW1509 - this process has one thread, and no loop
     ) as program:
         assert program.stdout is not None
         said = program.stdout.read(OUTPUT_BYTES + 1)
@@ -56,3 +64,8 @@ def _run(argv: Sequence[str]) -> Outcome:
             how = f"ended by signal {-program.returncode}"
         return Outcome(f"{text}\n[{how}]".lstrip(), is_error=True)
     return Outcome(text or "[no output]")
+
+
+def _end_with_us() -> None:
+    """The daemon ends all that a call has started; if it is killed itself, we end, and this too."""
+    _libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
