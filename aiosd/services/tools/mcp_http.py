@@ -55,7 +55,8 @@ class _BoundedTransport(httpx2.AsyncHTTPTransport):
                 ("connect", "read", "write", "pool"), GOODBYE_S
             )
         response = await super().handle_async_request(request)
-        if response.status_code == 404 and "mcp-session-id" in request.headers:
+        has_session = request.method == "POST" and "mcp-session-id" in request.headers
+        if response.status_code == 404 and has_session:
             self._on_forgotten()  # the protocol's word for it, whatever the body says
         packed = response.headers.get("content-encoding", "identity")
         if packed != "identity":
