@@ -43,6 +43,22 @@ def test_flags_win_over_the_file_which_wins_over_defaults(tmp_path: Path) -> Non
         ("[access.groups.a]\nmod = 'read'", "access.groups.a.mod: no such key, did you mean mode?"),
         ("[access.groups.'a b']\n", "access.groups: the name 'a b' isn't like"),
         ("[access.groups]\na = 1", "access.groups.a is 1, expected a table"),
+        ("[mcp.a]\nargs = ['x']", "mcp.a has neither a command nor a url, expected one of them"),
+        (
+            "[mcp.a]\ncommand = 'x'\nurl = 'http://x'",
+            "mcp.a has both a command and a url, expected one of them",
+        ),
+        ("[mcp.a]\nurl = 'ftp://x'", "mcp.a.url is 'ftp://x', expected a text like"),
+        ("[mcp.a]\ncomand = 'x'", "mcp.a.comand: no such key, did you mean command?"),
+        ("[mcp.'a.b']\ncommand = 'x'", "mcp: the name 'a.b' isn't like"),
+        ("[mcp.a]\ncommand = 'x'\nread = ['y']", "mcp.a.read[0] is 'y', expected a text like"),
+        ("[mcp.a]\ncommand = 'x'\nenv = ['y']", "mcp.a.env is ['y'], expected texts with names"),
+        ("[mcp.a]\ncommand = 'x'\nenv = {A = 1}", "mcp.a.env.A is 1, expected text in quotes"),
+        ("[mcp.a]\ncommand = 'x'\nenv = {'A B' = 'c'}", "mcp.a.env: the name 'A B' isn't like"),
+        (
+            "[mcp.a]\nurl = 'http://x'\nheaders = {a = \"b\\nc\"}",
+            "mcp.a.headers.a holds what no header may",
+        ),
         ("[[access.confirm]]\nown = 1", "access.confirm[0].own is 1, expected true or false"),
         (
             "[[access.confirm]]\nacts = ['see']",
@@ -109,6 +125,24 @@ def test_tables_in_tables_are_read_and_written_back(tmp_path: Path) -> None:
     assert got.access.agents["1000:bot-*"].without == ("tool",)
     assert got.access.settings().groups[1000, "team"].members == {"alice", "bob"}
     assert got.access.confirm[0].rule().acts == {"delete"}
+    file.write_text(config.to_toml(got))
+    assert config.load(str(file), {}) == got
+
+
+def test_servers_are_read_and_written_back(tmp_path: Path) -> None:
+    file = tmp_path / "aiosd.toml"
+    file.write_text(
+        "[mcp.git]\ncommand = 'mcp-server-git'\nargs = ['-v']\nwrite = ['/srv/work']\n"
+        "memory = '2G'\nenv = { HOME = '/srv', LANG = 'C' }\n"
+        "[mcp.wiki]\nurl = 'http://127.0.0.1:1/mcp'\nheaders = { authorization = 'Bearer x' }\n"
+    )
+    got = config.load(str(file), {})
+    assert sorted(got.mcp) == ["git", "wiki"]
+    git = got.mcp["git"]
+    assert (git.command, git.args, git.write) == ("mcp-server-git", ("-v",), ("/srv/work",))
+    assert (git.memory, git.env) == (2 * 1024**3, {"HOME": "/srv", "LANG": "C"})
+    assert (git.network, git.read, git.timeout_s) == (False, (), 60)
+    assert got.mcp["wiki"].headers == {"authorization": "Bearer x"}
     file.write_text(config.to_toml(got))
     assert config.load(str(file), {}) == got
 
