@@ -80,7 +80,10 @@ def test_what_waited_for_a_delete_finds_no_context(
 
 def test_a_detached_call_past_the_job_limit_is_answered(tmp_path: Path) -> None:
     limits = config.Limits(jobs_per_uid=1)
-    with served(tmp_path, limits=limits) as daemon, RawPeer(daemon.config.socket) as peer:
+    with (
+        served(tmp_path, slow_model(), limits=limits) as daemon,
+        RawPeer(daemon.config.socket) as peer,
+    ):
         job = {"prompt": "x", "max_tokens": 100, "ignore_eos": True, "detach": True}
         peer.send(request(1, "llm.generate", **job) + request(2, "llm.generate", **job))
         got = answers(peer, 2)
