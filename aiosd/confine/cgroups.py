@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from aiosd.confine.identity import Identity
 from aiosd.confine.model import Bounds
 
 NEEDED = {"memory", "pids"}
@@ -93,7 +95,9 @@ class Group:
 def make(bounds: Bounds) -> Group | None:
     """A group with these bounds, or None where none can be made."""
     at = place()
-    name = f"aiosd-{os.getpid()}-{next(_numbers)}"
+    us = Identity.of(os.getpid())
+    assert us is not None
+    name = f"aiosd-{us.pid}-{us.started}-{next(_numbers)}"
     dirs: list[Path] = []
     if at.memory and bounds.memory_bytes is not None:
         dirs.append(at.memory / name)
@@ -113,6 +117,18 @@ def make(bounds: Bounds) -> Group | None:
         group.remove(0)
         raise
     return group
+
+
+def left_behind() -> list[Group]:
+    """Those of daemons that are no more."""
+    at = place()
+    found = []
+    for parent in filter(None, {at.memory, at.pids}):
+        for each in parent.glob("aiosd-*-*-*"):
+            match = re.fullmatch(r"aiosd-(\d+)-(\d+)-\d+", each.name)
+            if match and not Identity(int(match[1]), int(match[2])).is_running:
+                found.append(Group((each,), at.is_v2))
+    return found
 
 
 def _bound_memory(group: Path, n_bytes: int, is_v2: bool) -> None:

@@ -16,6 +16,8 @@ from aiosd.confine.identity import Identity, members
 
 def sweep() -> int:
     """End and remove them; how many directories there were.  Those of daemons that live stay."""
+    for group in cgroups.left_behind():
+        group.remove(1.0)
     n_swept = 0
     for made in Path(tempfile.gettempdir()).glob(f"{private.PREFIX}*"):
         try:
@@ -29,7 +31,6 @@ def sweep() -> int:
             continue
         if notes.leader is not None:
             _end(notes.leader)
-        cgroups.Group(notes.groups, is_v2=False).remove(1.0)
         with contextlib.suppress(OSError):
             private.remove(made)
             n_swept += 1

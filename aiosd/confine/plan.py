@@ -76,7 +76,7 @@ def prepare(
         program = paths.find_program(executable or argv[0], cwd or tmp, env)
         rules = list(paths.rules(program, confinement, tmp))
         prepared.group = cgroups.make(confinement.bounds)
-        private.write_notes(made, prepared.group.dirs if prepared.group else ())
+        private.write_notes(made)
         prepared.plan = {
             "parent": os.getpid(),
             "argv": list(argv),

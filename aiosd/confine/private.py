@@ -16,7 +16,7 @@ from aiosd.confine.identity import Identity
 PREFIX = "aiosd-run-"
 TMP = "tmp"  # what the process may write to
 LEADER_FILE = "leader"  # what the launcher notes: its pid and when it began
-NOTES_FILE = "notes"  # the daemon, likewise, and the control groups
+DAEMON_FILE = "daemon"  # likewise, whose process it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,6 @@ class Notes:
 
     daemon: Identity
     leader: Identity | None
-    groups: tuple[Path, ...]
 
 
 def make(uid: int | None, gid: int) -> Path:
@@ -39,25 +38,23 @@ def make(uid: int | None, gid: int) -> Path:
     return made
 
 
-def write_notes(made: Path, groups: tuple[Path, ...]) -> None:
+def write_notes(made: Path) -> None:
     daemon = Identity.of(os.getpid())
     assert daemon is not None
-    lines = [f"{daemon.pid} {daemon.started}", *map(str, groups)]
-    (made / NOTES_FILE).write_text("\n".join(lines))
+    (made / DAEMON_FILE).write_text(f"{daemon.pid} {daemon.started}")
 
 
 def read_notes(made: Path) -> Notes | None:
     """None where they were never written, or not whole."""
     try:
-        first, *groups = (made / NOTES_FILE).read_text().splitlines()
-        daemon = _identity(first)
+        daemon = _identity((made / DAEMON_FILE).read_text())
     except (OSError, ValueError):
         return None
     try:
         leader = _identity((made / LEADER_FILE).read_text())
     except (OSError, ValueError):
         leader = None
-    return Notes(daemon, leader, tuple(map(Path, groups)))
+    return Notes(daemon, leader)
 
 
 def _identity(text: str) -> Identity:

@@ -80,3 +80,16 @@ def test_a_group_of_version_2_is_made_where_it_was_delegated(
     assert len(group.procs) == 1
     (group.dirs[0] / "memory.events").write_text("low 0\noom_kill 1\n")
     assert group.reason() == "out of its memory"
+
+
+def test_a_group_of_a_daemon_that_is_no_more_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cgroups, "place", lambda: Place(None, tmp_path))
+    ours = cgroups.make(Bounds(memory_bytes=None, n_processes=5))
+    assert ours is not None
+    gone = tmp_path / "aiosd-1-999999999999-3"  # pid 1 began at another time
+    gone.mkdir()
+    (tmp_path / "aiosd-main").mkdir()
+    (tmp_path / "aiosd-of-somebody-else").mkdir()
+    assert [group.dirs for group in cgroups.left_behind()] == [(gone,)]
