@@ -130,7 +130,7 @@ def _bounds(
             f"it ends when it has written {_size(bounds.disk_bytes)}, looked at every "
             f"{disk.INTERVAL_S:g} s"
         )
-        not_kept["disk"] = "what is written between two looks, and files removed while open"
+        not_kept["disk"] = "what is written between two looks"
 
 
 def _size(n_bytes: int) -> str:

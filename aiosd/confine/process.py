@@ -38,6 +38,8 @@ class Process:
         self._popen = popen
         self._prepared = prepared
         self._growth = growth
+        if growth is not None:
+            growth.pgid = popen.pid
         self._next_look: asyncio.TimerHandle | None = None
         self._ended_for: str | None = None
         self._loop = asyncio.get_running_loop()

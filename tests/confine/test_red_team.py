@@ -227,19 +227,46 @@ async def test_memory_of_all_together_is_bounded() -> None:
     assert status.reason == "out of its memory"
 
 
+ANOTHER = "i=$((i+1)); head -c 1000000 /dev/zero > $i"
+NAMELESS = """
+import os, signal
+held = []
+while len(held) < 20:
+    held.append(open("x", "wb", 0)); os.unlink("x")
+    held[-1].write(bytes(4000000))
+signal.pause()
+"""
+MAPPED = """
+import mmap, os, signal
+held = []
+while len(held) < 20:
+    with open("x", "w+b") as file:
+        file.write(bytes(4000000))
+        held.append(mmap.mmap(file.fileno(), 4000000))
+    os.unlink("x")
+signal.pause()
+"""
+
+
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("argv", "reason"),
     [
-        ("i=0; while :; do head -c 1000000 /dev/zero > $i; i=$((i+1)); done", "it wrote "),
-        ("mkdir closed; chmod 300 closed; mkdir -m 300 shut; sleep 999", "it closed a directory"),
+        (["sh", "-c", f"while :; do {ANOTHER}; done"], "it wrote "),
+        ([sys.executable, "-c", NAMELESS], "it wrote "),
+        ([sys.executable, "-c", MAPPED], "it wrote "),
+        (
+            ["sh", "-c", "mkdir closed; chmod 300 closed; mkdir -m 300 shut; sleep 999"],
+            "it closed a",
+        ),
     ],
+    ids=["files", "removed", "mapped", "closed"],
 )
 @in_a_loop
-async def test_a_full_disk_is_not_to_be_had(script: str, reason: str) -> None:
-    if reason == "it closed a directory" and os.geteuid() == 0:
+async def test_a_full_disk_is_not_to_be_had(argv: list[str], reason: str) -> None:
+    if reason == "it closed a" and os.geteuid() == 0:
         pytest.skip("no directory is closed to root")
     bounds = Bounds(disk_bytes=5_000_000)
-    _, status, process = await run(["sh", "-c", script], Confinement(bounds=bounds))
+    _, status, process = await run(argv, Confinement(bounds=bounds))
     assert status.signal == signal.SIGKILL
     assert (status.reason or "").startswith(reason)
     assert not Path(process.tmp_dir).exists()  # noqa: ASYNC240 - it is a test
