@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from aiosd.confine import landlock
 from aiosd.mcp_config import parse
 from aiosd.server.daemon import Daemon
 from tests.server.harness import RawPeer, served
 from tests.services.tools.mcp_programs import program
 
+pytestmark = pytest.mark.skipif(not landlock.abi(), reason="no Landlock: nothing can be confined")
 LIMIT_S = 60.0  # far above what anything here takes
 
 
@@ -60,7 +62,9 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_loaded_server_is_called_watched_and_unloaded(tmp_path: Path) -> None:
+def test_a_loaded_server_is_called_watched_and_unloaded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with served(tmp_path) as daemon, connected(daemon) as peer:
         loaded = done(peer, "tool.load", name="my", **program("mcp_everything.py", "stdio"))
         assert "my.echo" in loaded["tools"]

@@ -22,9 +22,13 @@ from typing import Any
 import pytest
 
 from aios_sdk import wire
+from aiosd.confine import landlock
 from tests.server.harness import RawPeer, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not landlock.abi(), reason="no Landlock: nothing can be confined"),
+]
 
 HERE = Path(__file__).parent
 PINS = HERE / "mcp_servers.txt"
