@@ -14,11 +14,12 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aios_sdk
+from aios_sdk.errors import QuotaExceeded
 from aiosd.confine import (
     PIPE,
     Bounds,
@@ -71,6 +72,7 @@ class AgentProcess:
     pid: int | None = None
     session: Session | None = None
     n_tokens: int = 0
+    n_tokens_below: int = 0  # of those that it has spawned, while both run
     started_ms: int = field(default_factory=now_ms)
     ended_ms: int | None = None
     started: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,6 +95,19 @@ class AgentProcess:
         self.output.finish(self.ended_ms)
         self.started.set()
         self.has_ended.set()
+
+    def left(self) -> dict[str, int]:
+        """What is left of the limits that it was given.  QuotaExceeded if one is used up."""
+        left = {name: n for name, n in asdict(self.spec.limits).items() if n is not None}
+        for name, used in (
+            ("tokens", self.n_tokens + self.n_tokens_below),
+            ("wall_s", (now_ms() - self.started_ms) // 1000),
+        ):
+            if name in left:
+                left[name] -= used
+                if left[name] <= 0:
+                    raise QuotaExceeded(f"agent {self.agent.name} has no {name} left to give")
+        return left
 
     def send(self, number: int) -> None:
         """A signal, to all that it started too; nothing if nothing runs."""

@@ -5,7 +5,8 @@ what a spawned agent spawns is named below itself, so that none can take another
 Rule 2: a process ends with the connection that spawned it, and so with its parent, unless it was
 detached; all end with the daemon.  Detached ones with restart `always` are started again by the
 next daemon, from their rows.
-Rule 3: a spawned agent holds at most what its spawner held, and never `admin`.
+Rule 3: a spawned agent holds at most what its spawner held, and never `admin`; what it may use is
+no more than its spawner has left, and counts there too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from aios_sdk.errors import (
 )
 from aiosd.kernel.model import AgentId, Outcome
 from aiosd.server.generate import now_ms
-from aiosd.server.life import AgentProcess, least, live
+from aiosd.server.life import AgentProcess, live
 from aiosd.server.spawning import check_program
 from aiosd.services.privileges import new_id
 from aiosd.services.processes import rows
@@ -265,42 +266,54 @@ class Processes:
         it = self._running.get(agent)
         if it is None:
             return None
-        error = self._used_up(it)
-        if error is not None:
-            raise error
+        for at in _line(it):
+            error = self._used_up(at)
+            if error is not None:
+                raise error
         return partial(self._count, it)
 
     def _count(self, it: AgentProcess, n_tokens: int) -> None:
-        before, it.n_tokens = it.n_tokens, it.n_tokens + n_tokens
-        limit = self._max_tokens(it)
-        if limit is not None and before < limit <= it.n_tokens:
-            self._d.loop.call_soon(self._end_jobs, it)  # not in the middle of a step's words
+        for at in _line(it):
+            was_used_up = self._used_up(at)
+            if at is it:
+                at.n_tokens += n_tokens
+            else:
+                at.n_tokens_below += n_tokens
+            if was_used_up is None and self._used_up(at) is not None:
+                self._d.loop.call_soon(self._end_jobs, at)  # not in the middle of a step's words
 
     def _end_jobs(self, it: AgentProcess) -> None:
         error = self._used_up(it)
         if error is None:
             return
+        agents = {below.agent for below in self._running.values() if it in _line(below)}
         for session in list(self._d.sessions_of(it.agent.uid)):
-            if session.agent == it.agent:
+            if session.agent in agents:
                 for call in list(session.calls.values()):
                     if call.job is not None:
                         call.end(error)
         for job, record in list(self._d.driver.jobs.items()):  # detached ones
-            if record.agent == it.agent:
+            if record.agent in agents:
                 self._d.driver.cancel(job, Outcome.CANCELLED)
 
     def _used_up(self, it: AgentProcess) -> QuotaExceeded | None:
-        limit = self._max_tokens(it)
-        if limit is None or it.n_tokens < limit:
-            return None
-        return QuotaExceeded(
-            f"agent {it.agent.name} has used {it.n_tokens} tokens, limit is {limit}",
-            limit=limit,
-            used=it.n_tokens,
-        )
+        of_all = it.n_tokens + it.n_tokens_below
+        for used, limit in (
+            (it.n_tokens, self._d.config.spawn.tokens),
+            (of_all, it.spec.limits.tokens),
+        ):
+            if limit and used >= limit:
+                words = f"agent {it.agent.name} has used {used} tokens, limit is {limit}"
+                return QuotaExceeded(words, limit=limit, used=used)
+        return None
 
-    def _max_tokens(self, it: AgentProcess) -> int | None:
-        return least(it.spec.limits.tokens, self._d.config.spawn.tokens)
+
+def _line(it: AgentProcess) -> Iterator[AgentProcess]:
+    """It, and those that it was spawned by: what it uses is of what they were given."""
+    at: AgentProcess | None = it
+    while at is not None:
+        yield at
+        at = at.parent
 
 
 def _lasts(spec: Spec) -> bool:

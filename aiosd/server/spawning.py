@@ -63,12 +63,18 @@ def checked(
     write = tuple(dict.fromkeys(map(os.path.realpath, grants.get("write", ()))))
     grant = Grant(read, write, grants.get("network", False))
     _check_grants(grant, config, subject, spawner)
+    limits = _limits(params.get("limits", {}), config, spawner)
+    if params["detach"] and spawner is not None and spawner.left():
+        raise Denied(
+            f"agent {spawner.agent.name} has limits, which what it detaches would outlive",
+            field="detach",
+        )
     return Spec(
         program=program,
         argv=(called, *args),
         env=env,
         cwd=params.get("cwd"),
-        limits=_limits(params.get("limits", {}), config),
+        limits=limits,
         read=read,
         write=write,
         is_networked=grant.is_networked,
@@ -115,7 +121,7 @@ def _env(given: Mapping[str, Any]) -> dict[str, str]:
     return dict(given)
 
 
-def _limits(asked: Mapping[str, int], config: SpawnConfig) -> Limits:
+def _limits(asked: Mapping[str, int], config: SpawnConfig, spawner: AgentProcess | None) -> Limits:
     for name in ("tokens", "wall_s", "cpu_s", "memory_bytes", "n_processes", "disk_bytes"):
         most: int = getattr(config, name)
         if most and asked.get(name, 0) > most:
@@ -124,7 +130,15 @@ def _limits(asked: Mapping[str, int], config: SpawnConfig) -> Limits:
                 field=f"limits.{name}",
                 limit=most,
             )
-    return Limits(**asked)
+    left = {} if spawner is None else spawner.left()
+    for name, n in left.items():
+        if asked.get(name, 0) > n:
+            raise InvalidParams(
+                f"limits.{name} is {asked[name]}, and its spawner has {n} left itself",
+                field=f"limits.{name}",
+                limit=n,
+            )
+    return Limits(**{**left, **asked})
 
 
 def _rights(asked: Iterable[str] | None, subject: Subject) -> tuple[str, ...]:

@@ -59,3 +59,35 @@ def test_what_it_grants_of_its_own_leads_nowhere_else_when_it_is_used(
     [line] = output(peer, "parent")
     assert line.startswith("False granted path"), line
     assert line.endswith(f"/data: it has become a link, to {tmp_path}")
+
+
+def test_who_was_given_so_much_gives_no_more_to_who_it_spawns(peer: RawPeer) -> None:
+    """Tokens are counted along the line; a limit that isn't asked for is what the spawner has."""
+    source = """
+    from aios_sdk import AiosError
+    use = "from aios_sdk import Client; Client().generate('Go on', max_tokens=100, ignore_eos=True)"
+    def child(name, detach=False, **limits):
+        try:
+            return client.call("agent.spawn", name=name, command=sys.executable, args=["-c", use],
+                               env={"PYTHONPATH": os.environ["PYTHONPATH"]}, limits=limits,
+                               detach=detach)
+        except AiosError as error:
+            print(name, error.code, error)
+    child("more", wall_s=10_000)
+    child("many", tokens=61)
+    child("gone", detach=True)
+    made = child("one")
+    client.call("agent.wait", agent=made["agent"])
+    print(client.call("agent.inspect", agent=made["agent"])["limits"]["tokens"])
+    child("two")
+    try: client.generate("Go on", max_tokens=1)
+    except AiosError as error: print(error.code)
+    """
+    spawn(peer, "parent", HELLO + textwrap.dedent(source), limits={"tokens": 60, "wall_s": 9000})
+    more, many, gone, tokens, two, own = output(peer, "parent")
+    assert more.startswith("more invalid_params")
+    assert many == "many invalid_params limits.tokens is 61, and its spawner has 60 left itself"
+    assert gone.startswith("gone denied agent parent has limits")
+    assert tokens == "60"
+    assert two == "two quota_exceeded agent parent has no tokens left to give"
+    assert own == "quota_exceeded"

@@ -1270,8 +1270,9 @@ TABLE: dict[str, Syscall] = {
             Param(
                 "limits",
                 Map(tuple(Field(name, Int(1, 2**53), False) for name in SPAWN_LIMITS)),
-                "at most what the configuration says; tokens of its jobs in all, jobs at once; "
-                "the others are its process's",
+                "at most what the configuration says, and what a spawner that is a process itself "
+                "has left; tokens of its jobs and of those it spawns in all, jobs at once; the "
+                "others are its process's",
             ),
             Param(
                 "grants",
