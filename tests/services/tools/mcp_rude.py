@@ -51,6 +51,14 @@ if how == "endless":
 for line in sys.stdin:
     message = json.loads(line)
     match message.get("method"):
+        case "initialize" if how == "modern":
+            versions = {"supported": ["2026-07-28"], "requested": "2025-11-25"}
+            error = {"code": -32022, "message": "Unsupported protocol version", "data": versions}
+            send({"id": message["id"], "error": error})
+        case "server/discover":
+            found = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+            kept = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+            send({"id": message["id"], "result": {**found, **kept}})
         case "initialize":
             about = {
                 "protocolVersion": "2025-06-18",
@@ -59,13 +67,17 @@ for line in sys.stdin:
             }
             send({"id": message["id"], "result": about})
         case "tools/list":
-            send({"id": message["id"], "result": {"tools": tools()}})
+            kept = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+            more = kept if how == "modern" else {}
+            send({"id": message["id"], "result": {"tools": tools(), **more}})
             if how == "begging":
                 while True:  # and never read an answer
                     send({"id": "beg", "method": "sampling/createMessage", "params": {}})
         case "tools/call":
             text = "y" * 2_000_000 if how == "oversize" else "done"
             result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
+            if how == "modern":
+                result["resultType"] = "complete"
             if how == "no result":
                 result = {"content": "nothing of the kind"}
             if how == "refusing":

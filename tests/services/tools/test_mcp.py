@@ -289,6 +289,15 @@ def test_a_list_of_tools_that_is_against_the_protocol_is_refused_whole() -> None
     run(test)
 
 
+def test_one_that_speaks_only_the_protocol_without_a_handshake_is_understood() -> None:
+    async def test() -> None:
+        async with started(program("mcp_rude.py", "modern")) as server:
+            await server.ready()
+            assert (await call(server, "fine")).content == "done"
+
+    run(test)
+
+
 def test_a_greeting_on_stdout_is_passed_over_and_kept_for_people() -> None:
     async def test() -> None:
         async with started(program("mcp_rude.py", "greeting")) as server:
