@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ from aiosd.services.processes.output import Output, Source
 if TYPE_CHECKING:
     from aiosd.server.daemon import Daemon
 
-READ_BYTES = 65536
+READ_BYTES = 4096  # at once: as many lines take the loop some milliseconds
+LINES_AT_ONCE = 16
 LAST_WORDS_S = 5.0  # for its pipes and its connection to end, when the process is gone
 N_FILES = 1024  # open descriptors of each of its processes, as a login has
 
@@ -197,6 +199,7 @@ async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
 
 async def _until_it_ends(it: AgentProcess, process: Process) -> ExitStatus:
     """Its own end, or the one that was asked for, and all that it has written until then."""
+    it.output.is_released = False
     async with asyncio.TaskGroup() as group:
         hearing = [
             group.create_task(_hear(it, "stdout", process.stdout)),
@@ -207,7 +210,10 @@ async def _until_it_ends(it: AgentProcess, process: Process) -> ExitStatus:
         await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
         status = await (process.wait() if ended.done() else process.end(it.grace_s))
-        await asyncio.wait(hearing, timeout=LAST_WORDS_S)
+        _, unread = await asyncio.wait(hearing, timeout=LAST_WORDS_S)
+        if unread:
+            it.output.release()
+            await asyncio.wait(unread, timeout=LAST_WORDS_S)
         await process.end(0)  # closes what is still open of its pipes
         return status
 
@@ -216,8 +222,18 @@ async def _hear(it: AgentProcess, source: Source, pipe: asyncio.StreamReader | N
     """What it writes, as long as anybody can write it."""
     assert pipe is not None
     while data := await pipe.read(READ_BYTES):
-        it.output.feed(source, data, now_ms())
+        for piece in _pieces(data):
+            it.output.feed(source, piece, now_ms())
+            await it.output.room()
         await asyncio.sleep(0)  # others first: it may write without end
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """A few lines at a time: what even a small log has room for beside what is unread."""
+    lines = data.split(b"\n")
+    for at in range(0, len(lines), LINES_AT_ONCE):
+        is_last = at + LINES_AT_ONCE >= len(lines)
+        yield b"\n".join(lines[at : at + LINES_AT_ONCE]) + (b"" if is_last else b"\n")
 
 
 async def _leave(it: AgentProcess, process: Process) -> None:

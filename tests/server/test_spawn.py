@@ -461,6 +461,20 @@ def test_the_last_of_its_output_is_kept(peer: RawPeer) -> None:
     assert [line["seq"] for line in last] == [20_001]
 
 
+def test_who_spawned_it_and_follows_has_every_line(peer: RawPeer) -> None:
+    spawn(peer, "worker", "import sys; sys.stdin.read()\nfor i in range(20_000): print(i)")
+    peer.send(wire.encode_request(1, "agent.logs", {"agent": "worker", "lines": 0, "stream": True}))
+    found: list[str] = []
+    while not isinstance(message := peer.receive(), wire.Response):
+        assert isinstance(message, wire.Notification)
+        lines: Any = message.params
+        found += [line["text"] for line in lines["lines"]]
+    assert isinstance(message.result, dict)
+    lost = message.result["dropped"]  # what it wrote before we followed
+    assert found == [str(n) for n in range(20_000 - len(found), 20_000)]
+    assert lost <= 20_000 - len(found)
+
+
 def test_a_storm_of_spawns_meets_its_bound_and_leaves_nothing(
     peer: RawPeer, daemon: Daemon
 ) -> None:

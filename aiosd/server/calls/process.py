@@ -85,16 +85,23 @@ class AgentProcesses:
             lines = output.after(next_, MAX_LINES)
             n_missed = lines[0].seq - 1 - next_ if lines else 0
             return self._logged(it, lines, lines[-1].seq if lines else next_, n_missed)
-        while True:
-            changed, is_over = output.changed, it.has_ended.is_set()
-            while lines := output.after(next_, LINES_AT_ONCE):
-                n_missed += lines[0].seq - 1 - next_
-                next_ = lines[-1].seq
-                call.emit({"lines": [_line(line) for line in lines]})
-                await session.drained.wait()
-            if is_over:
-                return self._logged(it, [], next_, n_missed)
-            await changed.wait()
+        try:
+            while True:
+                changed, is_over = output.changed, it.has_ended.is_set()
+                if session is it.spawner:  # as a terminal, or a pipe: it is to have all
+                    output.read(call, next_)
+                while lines := output.after(next_, LINES_AT_ONCE):
+                    n_missed += lines[0].seq - 1 - next_
+                    next_ = lines[-1].seq
+                    call.emit({"lines": [_line(line) for line in lines]})
+                    await session.drained.wait()
+                    if session is it.spawner:
+                        output.read(call, next_)
+                if is_over:
+                    return self._logged(it, [], next_, n_missed)
+                await changed.wait()
+        finally:
+            output.read(call, None)
 
     async def agent_processes(self, call: Call) -> Result:
         wants_all = call.params["all"]

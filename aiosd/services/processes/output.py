@@ -1,6 +1,8 @@
 """What a process has written to stdout and stderr: the last of it, line by line, in RAM.
 
-Rule: it never holds more than its limit; a line is cut at MAX_LINE_BYTES, and goes on as another.
+Rule 1: it never holds more than its limit; a line is cut at MAX_LINE_BYTES, and goes on as another.
+Rule 2: a reader that is to have all of it holds up who writes, as a pipe does; others miss what is
+gone before they come to it.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ class Output:
         self._limit = limit_bytes
         self._n_bytes = 0
         self._lines: deque[Line] = deque()
+        self._readers: dict[object, int] = {}  # that are to have all: the last line each has
+        self.is_released = False
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._begun: dict[Source, bytes] = {"stdout": b"", "stderr": b""}
 
     def feed(self, source: Source, data: bytes, now_ms: int) -> None:
@@ -60,6 +66,25 @@ class Output:
                 self._add(source, rest, now_ms)
                 self._begun[source] = b""
         self.tell()
+
+    async def room(self) -> None:
+        """Until every reader that is to have all has had most of it."""
+        await self._has_room.wait()
+
+    def read(self, reader: object, seq: int | None) -> None:
+        """A reader that is to have all has had the lines up to that one; None: it leaves."""
+        if seq is None:
+            self._readers.pop(reader, None)
+        elif not self.is_released:
+            self._readers[reader] = seq
+        self._make_room()
+
+    def release(self) -> None:
+        """Who writes has ended: what is still to come comes now, whoever has read what.  Until
+        is_released is taken back."""
+        self.is_released = True
+        self._readers.clear()
+        self._make_room()
 
     def after(self, seq: int, limit: int) -> list[Line]:
         """The next lines after that one, as far as they are still there."""
@@ -85,3 +110,11 @@ class Output:
             self._n_bytes += line.cost
         while self._n_bytes > self._limit and self._lines:
             self._n_bytes -= self._lines.popleft().cost
+        self._make_room()
+
+    def _make_room(self) -> None:
+        n_unread = self.n_lines - min(self._readers.values(), default=self.n_lines)
+        if self._n_bytes > self._limit // 2 and n_unread > len(self._lines) // 2:
+            self._has_room.clear()
+        else:
+            self._has_room.set()

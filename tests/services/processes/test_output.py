@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +49,36 @@ def test_the_oldest_lines_go_and_are_counted() -> None:
     assert (output.n_dropped, output.n_lines) == (3, 6)
     assert [line.text for line in output.after(4, 10)] == ["4", "5"]
     assert output.after(6, 10) == []
+
+
+def test_a_reader_that_is_to_have_all_holds_up_who_writes_until_it_leaves() -> None:
+    async def main() -> None:
+        output = Output(10 * (LINE_COST_BYTES + 1))
+        reader = object()
+        output.read(reader, 0)
+        output.feed("stdout", b"1\n2\n3\n4\n", 1)
+        await asyncio.wait_for(output.room(), 5)  # less than half of it is unread
+        output.feed("stdout", b"5\n6\n", 1)
+        assert not has_room(output)
+        output.read(reader, 5)
+        assert has_room(output)
+        output.feed("stdout", b"1\n2\n3\n4\n5\n6\n", 1)
+        assert not has_room(output)
+        output.release()
+        output.read(reader, 5)
+        assert has_room(output)
+
+    asyncio.run(main())
+
+
+def has_room(output: Output) -> bool:
+    waiting = output.room()
+    try:
+        waiting.send(None)
+    except StopIteration:
+        return True
+    waiting.close()
+    return False
 
 
 @given(st.lists(st.binary(max_size=300)), st.integers(200, 2000))
