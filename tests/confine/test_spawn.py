@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from aiosd.confine import (
     PIPE,
@@ -114,6 +115,34 @@ async def test_streams_carry_both_ways() -> None:
             assert await process.stdout.readline() == b"a line\n"
             process.stdin.close()
             assert (await process.wait()).is_ok
+
+
+def test_it_works_on_the_loop_that_the_daemon_uses() -> None:
+    async def talk() -> None:
+        process = await spawn(["cat"], Confinement(), stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        async with asyncio.timeout(WAIT_S), process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"x" * 200_000)
+            process.stdin.write_eof()
+            assert await process.stdout.read() == b"x" * 200_000
+            assert (await process.wait()).is_ok
+        with pytest.raises(ConfineError, match="No such file"):
+            await spawn(["true"], Confinement(), cwd="/nowhere", stdin=PIPE, stdout=PIPE)
+
+    uvloop.run(talk())
+
+
+@in_a_loop
+async def test_arguments_and_environment_arrive_as_they_were() -> None:
+    words = "é 漢 \udcff $HOME 'x'\n"
+    argv = ["printf", "%s|", words, "", "last"]
+    process = await spawn(argv, Confinement(), stdout=PIPE)
+    async with process:
+        assert process.stdout is not None
+        assert await process.stdout.read() == f"{words}||last|".encode(errors="surrogateescape")
+    said, _ = await output(["sh", "-c", 'echo "$X"'], Confinement(env={"X": "é 漢"}))
+    assert said == "é 漢\n"
 
 
 @in_a_loop
