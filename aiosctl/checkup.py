@@ -120,6 +120,9 @@ def confinement(status: Mapping[str, Any]) -> Finding:
     if abi == 0:
         words = "this kernel has no Landlock (5.13 or later, with `landlock` in its lsm= list)"
         return Finding("confinement", PROBLEM, f"{words}: tools and agents are not started")
+    if not here["has_seccomp"]:
+        words = "libseccomp is missing (apt install libseccomp2)"
+        return Finding("confinement", PROBLEM, f"{words}: tools and agents are not started")
     found = (
         f"Landlock ABI {abi}, seccomp; bounds of memory: {here['memory']}, "
         f"of processes: {here['processes']}"

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from aiosd.confine import cgroups, disk, landlock
-from aiosd.confine.model import MIB, Bounds, Confinement
+from aiosd.confine import cgroups, disk, filters, landlock
+from aiosd.confine.model import MIB, Bounds, ConfineError, Confinement
 
 BASE_WORDS = (
     "what every program needs: /usr and /lib, names and certificates in /etc, its own part of "
@@ -46,6 +46,7 @@ class Mechanisms:
     """
 
     landlock_abi: int
+    has_seccomp: bool
     memory: str
     processes: str
     why_not: str
@@ -54,9 +55,15 @@ class Mechanisms:
     def here(cls) -> Mechanisms:
         """Blocks for moments at the first call."""
         at = cgroups.place()
+        try:
+            filters.program(is_networked=False)
+            has_seccomp = True
+        except ConfineError:
+            has_seccomp = False
         version = "cgroup v2" if at.is_v2 else "cgroup v1"
         return cls(
             landlock.abi(),
+            has_seccomp,
             version if at.memory else "each process alone",
             version if at.pids else "nobody" if os.geteuid() == 0 else "the whole user",
             at.why_not if not (at.memory and at.pids) else "",

@@ -14,6 +14,8 @@ import os
 import socket
 import struct
 
+from aiosd.confine.model import ConfineError
+
 # Looking into others, and changing them.
 OTHERS = (
     "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
@@ -69,8 +71,13 @@ RET_ENOSYS = 0x00050000 | errno.ENOSYS
 
 @functools.cache
 def program(is_networked: bool) -> bytes:
-    """The filter as BPF code.  Loads libseccomp at first (30 ms): call it in a thread."""
-    import pyseccomp as sc  # noqa: PLC0415 - it looks for its library with a subprocess
+    """The filter as BPF code.  Raises ConfineError where there is no libseccomp, which is loaded
+    at first (30 ms): call it in a thread."""
+    try:
+        import pyseccomp as sc  # noqa: PLC0415 - it looks for its library with a subprocess
+    except (ImportError, OSError, RuntimeError) as error:
+        words = "libseccomp (Debian's libseccomp2) is not installed"
+        raise ConfineError(f"{words}, without which nothing can be confined: {error}") from error
 
     refuse, absent = sc.ERRNO(errno.EPERM), sc.ERRNO(errno.ENOSYS)
     rules = sc.SyscallFilter(sc.ALLOW)

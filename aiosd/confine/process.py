@@ -41,6 +41,7 @@ class Process:
         if growth is not None:
             growth.pgid = popen.pid
         self._next_look: asyncio.TimerHandle | None = None
+        self._looked: asyncio.Future[str | None] | None = None
         self._ended_for: str | None = None
         self._loop = asyncio.get_running_loop()
         self._exited: asyncio.Future[ExitStatus] = self._loop.create_future()
@@ -102,8 +103,9 @@ class Process:
         await self.end(0)
 
     def _on_exit(self) -> None:
-        if self._next_look is not None:
-            self._next_look.cancel()
+        for look in (self._next_look, self._looked):
+            if look is not None:
+                look.cancel()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         os.killpg(self.pid, signal.SIGKILL)  # it is not reaped: the number is still its own
@@ -117,8 +119,8 @@ class Process:
 
     def _look(self, growth: Growth) -> None:
         """At what it wrote, in a thread, and again after a while."""
-        looked = asyncio.wrap_future(_looking.submit(growth.look))
-        looked.add_done_callback(self._on_looked)
+        self._looked = asyncio.wrap_future(_looking.submit(growth.look))
+        self._looked.add_done_callback(self._on_looked)
 
     def _on_looked(self, looked: asyncio.Future[str | None]) -> None:
         if self._exited.done() or looked.cancelled():

@@ -68,13 +68,20 @@ def test_a_disk_that_is_all_but_full_is_a_problem_and_a_small_one_is_noted() -> 
 
 
 def test_what_tools_are_confined_with_is_told() -> None:
-    def found(abi: int, why_not: str = "") -> State:
+    def found(abi: int, why_not: str = "", *, has_seccomp: bool = True) -> State:
         kept = "cgroup v2" if not why_not else "each process alone"
-        here = {"landlock_abi": abi, "memory": kept, "processes": kept, "why_not": why_not}
+        here = {
+            "landlock_abi": abi,
+            "has_seccomp": has_seccomp,
+            "memory": kept,
+            "processes": kept,
+            "why_not": why_not,
+        }
         return checkup.confinement({**STATUS, "confinement": here}).state
 
     assert (found(7), found(5), found(0)) == (State.OK, State.NOTE, State.PROBLEM)
     assert found(7, "it is not writable") is State.NOTE
+    assert found(7, has_seccomp=False) is State.PROBLEM
     assert checkup.confinement(STATUS).state is State.UNKNOWN
 
 

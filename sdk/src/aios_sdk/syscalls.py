@@ -157,7 +157,9 @@ STATUS = _result(
     contexts_=_result(n=COUNT, bytes=COUNT, limit_bytes=COUNT),
     rss_bytes=COUNT,
     disk_free_bytes_=COUNT,
-    confinement_=_result(landlock_abi=COUNT, memory=TEXT, processes=TEXT, why_not=TEXT),
+    confinement_=_result(
+        landlock_abi=COUNT, has_seccomp=Bool(), memory=TEXT, processes=TEXT, why_not=TEXT
+    ),
 )
 RESIDENCE = Str(choices=("slot", "ram", "file", "tokens"))
 USAGE = _result(
