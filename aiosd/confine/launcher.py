@@ -145,6 +145,7 @@ def confine(plan: dict[str, Any]) -> None:
     rules = ruleset(landlock) if landlock else -1
     drop_rights(plan["uid"], plan["gid"])
     os.chdir(plan["cwd"])
+    os.umask(0o077)  # modes that open files to others have no effect anyway (filters.py)
     prctl("no_new_privs", PR_SET_NO_NEW_PRIVS, 1)
     prctl("pdeathsig", PR_SET_PDEATHSIG, int(_signal.SIGKILL))
     if os.getppid() != parent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -252,3 +253,34 @@ async def test_root_has_no_capabilities_in_it() -> None:
     code = "print([l.split()[1] for l in open('/proc/self/status') if l[:3] == 'Cap'])"
     said, _ = await output([sys.executable, "-c", code])
     assert set(said.strip("[]\n").replace("'", "").split(", ")) == {"0" * 16}
+
+
+@pytest.mark.parametrize(
+    ("program", "script", "says"),
+    [
+        (
+            "git",
+            "git init -q x && cd x && echo a > f && git add f && git -c user.name=a -c "
+            "user.email=a@b commit -qm 'a change' && git log --format=%s && git status --short",
+            "a change\n",
+        ),
+        (
+            "node",
+            'node -e \'console.log(require("child_process").execSync("echo a child") + "")\'',
+            "a child\n\n",
+        ),
+        ("bash", "bash -c 'cat <(echo a pipe) && cp /usr/bin/true t && ./t && echo ran'", None),
+        (
+            "gcc",
+            "echo 'int main() { return 7; }' > a.c && gcc a.c && { ./a.out; echo $?; }",
+            "7\n",
+        ),
+    ],
+    ids=["git", "node", "bash", "gcc"],
+)
+@in_a_loop
+async def test_programs_as_they_are_used_work(program: str, script: str, says: str | None) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program} here")
+    said, ended = await output(["sh", "-c", script])
+    assert (said, ended) == (says or "a pipe\nran\n", "exit code 0")
