@@ -14,8 +14,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4096  # at once: as many lines take the loop some milliseconds
 LINES_AT_ONCE = 16
+OTHERS_SHARE = 10  # others have so much more of the loop than what processes write
+LEAST_WAIT_S = 0.002
 LAST_WORDS_S = 5.0  # for its pipes and its connection to end, when the process is gone
 N_FILES = 1024  # open descriptors of each of its processes, as a login has
 
@@ -191,19 +194,19 @@ async def _run(daemon: Daemon, it: AgentProcess) -> ExitStatus | None:
             it.state = State.RUNNING
         it.started.set()
         _tell(daemon, it, "spawned", pid=process.pid)
-        return await _until_it_ends(it, process)
+        return await _until_it_ends(it, process, daemon.processes.share)
     finally:
         it.process = None
         await _leave(it, process)
 
 
-async def _until_it_ends(it: AgentProcess, process: Process) -> ExitStatus:
+async def _until_it_ends(it: AgentProcess, process: Process, share: Share) -> ExitStatus:
     """Its own end, or the one that was asked for, and all that it has written until then."""
     it.output.is_released = False
     async with asyncio.TaskGroup() as group:
         hearing = [
-            group.create_task(_hear(it, "stdout", process.stdout)),
-            group.create_task(_hear(it, "stderr", process.stderr)),
+            group.create_task(_hear(it, "stdout", process.stdout, share)),
+            group.create_task(_hear(it, "stderr", process.stderr, share)),
         ]
         asked = group.create_task(it.must_end.wait())
         ended = group.create_task(process.wait())
@@ -218,14 +221,34 @@ async def _until_it_ends(it: AgentProcess, process: Process) -> ExitStatus:
         return status
 
 
-async def _hear(it: AgentProcess, source: Source, pipe: asyncio.StreamReader | None) -> None:
+class Share:
+    """A bounded share of the loop for what all processes write together: they may do so without
+    end.  They have it in turn."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._owed_s = 0.0  # to the others
+
+    async def take(self, work: Callable[[], None]) -> None:
+        """Do a small piece of work; then, if there has been much of it, others come first."""
+        async with self._turn:
+            began_s = time.thread_time()
+            work()
+            self._owed_s += OTHERS_SHARE * (time.thread_time() - began_s)
+            if self._owed_s > LEAST_WAIT_S:
+                await asyncio.sleep(self._owed_s)
+                self._owed_s = 0.0
+
+
+async def _hear(
+    it: AgentProcess, source: Source, pipe: asyncio.StreamReader | None, share: Share
+) -> None:
     """What it writes, as long as anybody can write it."""
     assert pipe is not None
     while data := await pipe.read(READ_BYTES):
         for piece in _pieces(data):
-            it.output.feed(source, piece, now_ms())
+            await share.take(partial(it.output.feed, source, piece, now_ms()))
             await it.output.room()
-        await asyncio.sleep(0)  # others first: it may write without end
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from aios_sdk.errors import (
 )
 from aiosd.kernel.model import AgentId, Outcome
 from aiosd.server.generate import now_ms
-from aiosd.server.life import AgentProcess, live
+from aiosd.server.life import AgentProcess, Share, live
 from aiosd.server.spawning import check_program
 from aiosd.services.privileges import new_id
 from aiosd.services.processes import rows
@@ -52,6 +52,7 @@ class Processes:
 
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
+        self.share = Share()  # of the loop, for what they write
         self._running: dict[AgentId, AgentProcess] = {}
         self._ended: dict[int, deque[AgentProcess]] = {}
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from aiosd.confine import landlock
 from aiosd.server.daemon import Daemon
+from aiosd.server.life import Share
 from aiosd.spawn_config import SpawnConfig
 from tests.server.harness import RawPeer, served
 from tests.server.test_spawn import HELLO, output, result, spawn
@@ -91,3 +95,26 @@ def test_who_was_given_so_much_gives_no_more_to_who_it_spawns(peer: RawPeer) -> 
     assert tokens == "60"
     assert two == "two quota_exceeded agent parent has no tokens left to give"
     assert own == "quota_exceeded"
+
+
+def test_what_processes_write_without_end_leaves_the_loop_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They have it in turn, and none while the others come first."""
+    done: list[str | float] = []
+    clock = count()
+
+    async def sleep(s: float) -> None:
+        done.append(s)
+
+    async def run() -> None:
+        share = Share()
+        async with asyncio.TaskGroup() as group:
+            for who in "abc":
+                group.create_task(share.take(partial(done.append, who)))
+
+    monkeypatch.setattr("aiosd.server.life.time.thread_time", lambda: next(clock) / 100)
+    monkeypatch.setattr("aiosd.server.life.asyncio.sleep", sleep)
+    asyncio.run(run())
+    wait_s = pytest.approx(0.1)
+    assert done == ["a", wait_s, "b", wait_s, "c", wait_s]

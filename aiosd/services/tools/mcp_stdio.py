@@ -223,4 +223,6 @@ async def spoken_with(
 
 async def _listen(stderr: asyncio.StreamReader, log: ServerLog) -> None:
     while data := await stderr.read(READ_BYTES):
+        began_s = time.thread_time()
         log.feed(data)
+        await asyncio.sleep(WAIT_FACTOR * (time.thread_time() - began_s))

@@ -11,6 +11,7 @@ from aiosd.confine import ConfineError
 from aiosd.services.tools.model import ToolFailed
 
 MAX_LINE_CHARS = 2000
+LINE_COST_BYTES = 64  # what an object takes beside
 
 
 class ServerLog:
@@ -25,7 +26,7 @@ class ServerLog:
     def feed(self, data: bytes) -> None:
         """Bytes as they come; a line that never ends is taken apart."""
         *lines, rest = (self._rest + data).split(b"\n")
-        for line in lines:
+        for line in lines[max(0, len(lines) - self._max_bytes // LINE_COST_BYTES) :]:
             self.add(line.decode(errors="replace"))
         while len(rest) > MAX_LINE_CHARS:
             self.add(rest[:MAX_LINE_CHARS].decode(errors="replace"))
@@ -48,7 +49,7 @@ class ServerLog:
 
 
 def _size(line: str) -> int:
-    return len(line) + 64  # what an object takes beside
+    return len(line) + LINE_COST_BYTES
 
 
 def why(error: BaseException) -> str:

@@ -75,3 +75,17 @@ def test_talk_that_nobody_heeds_is_passed_over() -> None:
         assert item.message.method == "notifications/tools/list_changed"
 
     asyncio.run(run())
+
+
+def test_of_many_lines_at_once_only_those_are_looked_at_that_are_kept() -> None:
+    class Counting(ServerLog):
+        n_added = 0
+
+        def add(self, line: str) -> None:
+            self.n_added += 1
+            super().add(line)
+
+    log = Counting(6400)
+    log.feed(b"x\n" * 30_000 + b"last\nand")
+    assert log.n_added == 100
+    assert log.lines()[-2:] == ["last", "and"]
