@@ -17,7 +17,16 @@ from aiosctl.many import for_each
 
 RESTARTS = ("no", "on_failure", "always")
 RIGHTS = ("llm", "context", "memory", "storage", "tool", "ipc", "spawn")
-LIMITS = ("tokens", "jobs", "wall_s", "memory_bytes", "cpu_s", "n_processes", "disk_bytes")
+LIMITS = (
+    "tokens",
+    "jobs",
+    "wall_s",
+    "memory_bytes",
+    "cpu_s",
+    "cpu_percent",
+    "n_processes",
+    "disk_bytes",
+)
 COLUMNS = (
     render.Column("AGENT", "label"),
     render.Column("PARENT", "parent"),
@@ -64,6 +73,7 @@ _NAME = click.argument("name", metavar="AGENT", shell_complete=complete.processe
 @click.option("--jobs", type=int, metavar="N", help="At once.")
 @click.option("--time", "wall_s", type=int, metavar="SECONDS", help="How long it may run.")
 @click.option("--cpu", "cpu_s", type=int, metavar="SECONDS", help="Of CPU time.")
+@click.option("--cpu-percent", type=int, metavar="PERCENT", help="Of one core, all together.")
 @click.option("--memory", "memory_bytes", type=Size(), metavar="BYTES", help="Of its process.")
 @click.option("--disk", "disk_bytes", type=Size(), metavar="BYTES", help="Of its directory.")
 @click.option("--processes", "n_processes", type=int, metavar="N", help="And threads.")

@@ -75,6 +75,14 @@ class SpawnConfig:
     cpu_s: int = key(
         0, "CPU seconds of each of its processes; 0: no limit.", low=0, high=10**9, reloads=True
     )
+    cpu_percent: int = key(
+        0,
+        "CPU time of all its processes together, in percent of one core, where a cgroup is "
+        "writable; 0: no limit.",
+        low=0,
+        high=100_000,
+        reloads=True,
+    )
     n_processes: int = key(
         64, "Processes and threads it may have.", low=1, high=65536, reloads=True
     )  # fmt: skip

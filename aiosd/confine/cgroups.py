@@ -1,6 +1,6 @@
-"""Control groups, where we may make them: the only true bounds for memory and processes.
+"""Control groups, where we may make them: the only true bounds for memory, processes and CPU.
 
-Version 2 where memory and pids are delegated to us (systemd: Delegate=memory pids), version 1
+Version 2 where they are delegated to us (systemd: Delegate=cpu memory pids), version 1
 where its hierarchies are writable.  Each process gets a group of its own, removed at its end.
 Functions block for moments: call them in a thread.
 """
@@ -21,6 +21,8 @@ from aiosd.confine.identity import Identity
 from aiosd.confine.model import Bounds
 
 NEEDED = {"memory", "pids"}
+USED = {*NEEDED, "cpu"}
+CPU_PERIOD_US = 100_000
 MAIN = "aiosd-main"  # the leaf that we move to: version 2 has processes in leaves only
 _numbers = count(1)
 _lock = threading.Lock()
@@ -35,6 +37,7 @@ class Place:
 
     memory: Path | None
     pids: Path | None
+    cpu: Path | None = None
     is_v2: bool = False
     why_not: str = ""
 
@@ -98,21 +101,21 @@ def make(bounds: Bounds) -> Group | None:
     us = Identity.of(os.getpid())
     assert us is not None
     name = f"aiosd-{us.pid}-{us.started}-{next(_numbers)}"
-    dirs: list[Path] = []
-    if at.memory and bounds.memory_bytes is not None:
-        dirs.append(at.memory / name)
-    if at.pids and bounds.n_processes is not None and at.pids / name not in dirs:
-        dirs.append(at.pids / name)
+    wanted = (
+        (at.memory, bounds.memory_bytes, _bound_memory),
+        (at.pids, bounds.n_processes, _bound_processes),
+        (at.cpu, bounds.cpu_percent, _bound_cpu),
+    )
+    dirs = {parent / name for parent, most, _ in wanted if parent and most is not None}
     if not dirs:
         return None
-    group = Group(tuple(dirs), at.is_v2)
+    group = Group(tuple(sorted(dirs)), at.is_v2)
     try:
-        for each in dirs:
+        for each in group.dirs:
             each.mkdir()
-            if bounds.memory_bytes is not None and (at.is_v2 or each.parent == at.memory):
-                _bound_memory(each, bounds.memory_bytes, at.is_v2)
-            if bounds.n_processes is not None and (at.is_v2 or each.parent == at.pids):
-                (each / "pids.max").write_text(str(bounds.n_processes))
+        for parent, most, bound in wanted:
+            if parent and most is not None:
+                bound(parent / name, most, at.is_v2)
     except OSError:
         group.remove(0)
         raise
@@ -123,7 +126,7 @@ def left_behind() -> list[Group]:
     """Those of daemons that are no more."""
     at = place()
     found = []
-    for parent in filter(None, {at.memory, at.pids}):
+    for parent in filter(None, {at.memory, at.pids, at.cpu}):
         for each in parent.glob("aiosd-*-*-*"):
             match = re.fullmatch(r"aiosd-(\d+)-(\d+)-\d+", each.name)
             if match and not Identity(int(match[1]), int(match[2])).is_running:
@@ -143,6 +146,19 @@ def _bound_memory(group: Path, n_bytes: int, is_v2: bool) -> None:
             (group / name).write_text(value)
 
 
+def _bound_processes(group: Path, most: int, _is_v2: bool) -> None:
+    (group / "pids.max").write_text(str(most))
+
+
+def _bound_cpu(group: Path, percent: int, is_v2: bool) -> None:
+    quota_us = percent * CPU_PERIOD_US // 100
+    if is_v2:
+        (group / "cpu.max").write_text(f"{quota_us} {CPU_PERIOD_US}")
+    else:
+        (group / "cpu.cfs_period_us").write_text(str(CPU_PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+
+
 @functools.cache
 def _place() -> Place:
     mounts = _mounts()
@@ -155,7 +171,7 @@ def _place() -> Place:
     else:
         why_not = "no cgroup file system is mounted"
     found: dict[str, Path | None] = {}
-    for controller in NEEDED:
+    for controller in sorted(USED):
         found[controller] = None
         if controller in mounts and controller in own:
             parent = mounts[controller] / own[controller].lstrip("/")
@@ -163,7 +179,7 @@ def _place() -> Place:
                 found[controller] = parent
             else:
                 why_not = f"{parent} is not writable"
-    return Place(found["memory"], found["pids"], why_not=why_not)
+    return Place(found["memory"], found["pids"], found["cpu"], why_not=why_not)
 
 
 def place() -> Place:
@@ -183,17 +199,21 @@ def _v2(own: Path) -> Place:
         if missing := NEEDED - offered:
             return no(f"{own} has no controller {', '.join(sorted(missing))}: set Delegate=")
         if not _can_make(own):
-            return no(f"{own} is not writable: set Delegate=memory pids, ProtectControlGroups=no")
-        if not set((own / "cgroup.subtree_control").read_text().split()) >= NEEDED:
+            return no(
+                f"{own} is not writable: set Delegate=cpu memory pids, ProtectControlGroups=no"
+            )
+        wanted = USED & offered
+        if not set((own / "cgroup.subtree_control").read_text().split()) >= wanted:
             others = set(_pids(own)) - {os.getpid()}
             if others:
                 return no(f"{own} has other processes than this one")
             (own / MAIN).mkdir(exist_ok=True)
             (own / MAIN / "cgroup.procs").write_text(str(os.getpid()))
-            (own / "cgroup.subtree_control").write_text("+memory +pids")
+            enabling = " ".join(f"+{controller}" for controller in sorted(wanted))
+            (own / "cgroup.subtree_control").write_text(enabling)
     except OSError as error:
         return no(f"{own}: {error.strerror}")
-    return Place(own, own, is_v2=True)
+    return Place(own, own, own if "cpu" in wanted else None, is_v2=True)
 
 
 def _can_make(parent: Path) -> bool:
@@ -217,7 +237,7 @@ def _mounts() -> dict[str, Path]:
         if kind == "cgroup2":
             found.setdefault("", at)
         elif kind == "cgroup":
-            for name in NEEDED & set(options.split(",")):
+            for name in USED & set(options.split(",")):
                 found.setdefault(name, at)
     return found
 

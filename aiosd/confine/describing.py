@@ -130,6 +130,12 @@ def _bounds(
         ("CPU time", bounds.cpu_s, f"{bounds.cpu_s} s for each process"),
     ):
         (not_kept if value is None else kept)[name] = unbounded if value is None else words
+    if bounds.cpu_percent is None:
+        not_kept["CPU share"] = unbounded
+    elif at.cpu:
+        kept["CPU share"] = f"{bounds.cpu_percent} % of a core for all of it together (cgroup)"
+    else:
+        not_kept["CPU share"] = f"no cgroup, {at.why_not or 'without a controller cpu'}"
     if bounds.disk_bytes is None:
         not_kept["disk"] = unbounded
     else:

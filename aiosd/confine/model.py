@@ -38,6 +38,7 @@ class Bounds:
     cpu_s         CPU seconds of each process
     disk_bytes    what all files in the directories it may write to may grow by, looked at
                   now and then: it ends when it has written more
+    cpu_percent   of one core's time, all together, in a cgroup; without one it isn't bounded
     """
 
     memory_bytes: int | None = 512 * MIB
@@ -46,6 +47,7 @@ class Bounds:
     file_bytes: int | None = 256 * MIB
     cpu_s: int | None = None
     disk_bytes: int | None = 512 * MIB
+    cpu_percent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

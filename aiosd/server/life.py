@@ -285,6 +285,7 @@ def confinement(daemon: Daemon, agent: AgentId, spec: Spec, fd: int | None) -> C
             n_files=N_FILES,
             file_bytes=config.file_bytes,
             cpu_s=least(limits.cpu_s, config.cpu_s),
+            cpu_percent=least(limits.cpu_percent, config.cpu_percent),
             disk_bytes=least(limits.disk_bytes, config.disk_bytes),
         ),
         {"PATH": search_path(), **spec.env, **given},

@@ -122,7 +122,15 @@ def _env(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _limits(asked: Mapping[str, int], config: SpawnConfig, spawner: AgentProcess | None) -> Limits:
-    for name in ("tokens", "wall_s", "cpu_s", "memory_bytes", "n_processes", "disk_bytes"):
+    for name in (
+        "tokens",
+        "wall_s",
+        "cpu_s",
+        "cpu_percent",
+        "memory_bytes",
+        "n_processes",
+        "disk_bytes",
+    ):
         most: int = getattr(config, name)
         if most and asked.get(name, 0) > most:
             raise InvalidParams(

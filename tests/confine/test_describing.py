@@ -18,8 +18,8 @@ def here(monkeypatch: pytest.MonkeyPatch, abi: int, at: Place) -> None:
 def test_with_all_that_there_is_only_looking_late_is_not_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    here(monkeypatch, 7, Place(tmp_path, tmp_path, is_v2=True))
-    bounds = Bounds(memory_bytes=64 << 20, n_processes=8, cpu_s=10)
+    here(monkeypatch, 7, Place(tmp_path, tmp_path, tmp_path, is_v2=True))
+    bounds = Bounds(memory_bytes=64 << 20, n_processes=8, cpu_s=10, cpu_percent=50)
     found = describe(Confinement(Grant(("/srv/a",), ("/srv/b",)), bounds))
     assert found.read[:2] == ("/srv/a", "/srv/b")
     assert found.write[0] == "/srv/b"
@@ -28,6 +28,7 @@ def test_with_all_that_there_is_only_looking_late_is_not_kept(
     assert found.kept["memory"] == "64 MiB for all of it together (cgroup)"
     assert found.kept["processes"] == "8, threads counted (cgroup)"
     assert found.kept["CPU time"] == "10 s for each process"
+    assert found.kept["CPU share"] == "50 % of a core for all of it together (cgroup)"
     assert set(found.not_kept) == {"disk"}
     assert found.as_data()["read"][0] == "/srv/a"
 
@@ -48,9 +49,9 @@ def test_what_an_old_kernel_can_not_refuse_is_said(monkeypatch: pytest.MonkeyPat
 
 def test_what_was_not_bounded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     here(monkeypatch, 7, Place(None, None, why_not="x"))
-    nothing = Bounds(None, None, None, None, None, None)
+    nothing = Bounds(None, None, None, None, None, None, None)
     found = describe(Confinement(bounds=nothing)).not_kept
-    names = ("memory", "processes", "descriptors", "file size", "CPU time", "disk")
+    names = ("memory", "processes", "descriptors", "file size", "CPU time", "CPU share", "disk")
     assert {name: found[name] for name in names} == dict.fromkeys(names, "no bound is set")
 
 
@@ -71,12 +72,13 @@ def test_a_group_of_version_2_is_made_where_it_was_delegated(
     at = cgroups._v2(own)
     assert (at.memory, at.is_v2) == (own, True)
     assert (own / "aiosd-main/cgroup.procs").read_text().isdecimal()
-    assert (own / "cgroup.subtree_control").read_text() == "+memory +pids"
+    assert (own / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     monkeypatch.setattr(cgroups, "place", lambda: at)
-    group = cgroups.make(Bounds(memory_bytes=1000, n_processes=5))
+    group = cgroups.make(Bounds(memory_bytes=1000, n_processes=5, cpu_percent=150))
     assert group is not None
     assert (group.dirs[0] / "memory.max").read_text() == "1000"
     assert (group.dirs[0] / "pids.max").read_text() == "5"
+    assert (group.dirs[0] / "cpu.max").read_text() == "150000 100000"
     assert len(group.procs) == 1
     (group.dirs[0] / "memory.events").write_text("low 0\noom_kill 1\n")
     assert group.reason() == "out of its memory"

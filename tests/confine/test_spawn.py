@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from aiosd.confine import (
     ConfineError,
     Confinement,
     Grant,
+    cgroups,
     landlock,
     spawn,
 )
@@ -226,6 +228,20 @@ async def test_bounds_are_kept() -> None:
     assert ended == "ended by SIGXCPU: its CPU time is used up"
     said, ended = await output(["sh", "-c", "ulimit -n"], bounded)
     assert said == "20\n"
+
+
+@in_a_loop
+async def test_all_of_it_together_gets_its_share_of_a_core() -> None:
+    at = cgroups.place()
+    if at.cpu is None:
+        pytest.skip(f"no cgroup with a controller cpu is writable: {at.why_not}")
+    before = {each.name for each in at.cpu.glob("aiosd-*")}
+    bounded = Confinement(bounds=Bounds(cpu_percent=20))
+    async with await spawn(["sh", "-c", "while :; do :; done"], bounded):
+        (group,) = [each for each in at.cpu.glob("aiosd-*") if each.name not in before]
+        stat = group / "cpu.stat"
+        while not re.search(r"nr_throttled [1-9]", stat.read_text()):  # noqa: ASYNC110 - a file
+            await asyncio.sleep(0.02)
 
 
 @in_a_loop

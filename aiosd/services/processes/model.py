@@ -53,6 +53,7 @@ class Limits:
     wall_s: int | None = None
     memory_bytes: int | None = None
     cpu_s: int | None = None
+    cpu_percent: int | None = None
     n_processes: int | None = None
     disk_bytes: int | None = None
 

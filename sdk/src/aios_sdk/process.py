@@ -34,6 +34,7 @@ class SpawnLimits(TypedDict, total=False):
     wall_s: int
     memory_bytes: int
     cpu_s: int
+    cpu_percent: int
     n_processes: int
     disk_bytes: int
 

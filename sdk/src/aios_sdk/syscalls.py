@@ -295,6 +295,7 @@ SPAWN_LIMITS = (
     "wall_s",
     "memory_bytes",
     "cpu_s",
+    "cpu_percent",
     "n_processes",
     "disk_bytes",
 )
