@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import socket
 import struct
 
@@ -55,6 +56,7 @@ CLONE_NEW = (0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000
 CSIGNAL = 0xFF  # clone's low byte is a signal there; CLONE_NEWTIME (0x80) is clone3's alone
 TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: typing for others
 LOW_HALF = 0xFFFFFFFF
+PR_SET_PDEATHSIG = 1
 SOCKET_KIND = 0xF  # beside SOCK_CLOEXEC and SOCK_NONBLOCK
 N_FAMILIES = 64  # more than there are; from here on all are refused
 
@@ -106,6 +108,9 @@ def program(is_networked: bool) -> bytes:
             add(refuse, "clone", sc.Arg(0, sc.MASKED_EQ, flag, flag))
     for request in TERMINAL_INPUT:
         add(refuse, "ioctl", sc.Arg(1, sc.MASKED_EQ, LOW_HALF, request))
+    # That it dies with the daemon may not be taken back; libraries ask for a milder end, too.
+    dies_with_us = sc.Arg(0, sc.MASKED_EQ, LOW_HALF, PR_SET_PDEATHSIG)
+    add(sc.ERRNO(0), "prctl", dies_with_us, sc.Arg(1, sc.NE, int(signal.SIGKILL)))
     # Of others of the same user: their limits, their priority, their processors.
     add(refuse, "prlimit64", sc.Arg(0, sc.NE, 0))
     for name in ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "sched_setattr"):

@@ -1,8 +1,10 @@
-"""Links that lead out: where who is confined, or another of its user, may make them."""
+"""Ways out: links that lead elsewhere, made by who is confined or by others of its user, and the
+daemon's end."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,19 @@ async def test_a_path_that_was_decided_on_is_refused_once_it_is_a_link(tmp_path:
         await spawn(["cat"], Confinement(is_resolved=True), executable=str(own / "run"))
     said, _ = await output(["cat", f"{own}/data/words"], Confinement(Grant(read=(f"{own}/data",))))
     assert said == "secret"  # the configuration's own paths may be links
+
+
+@in_a_loop
+async def test_that_it_dies_with_the_daemon_can_not_be_taken_back() -> None:
+    source = """
+import ctypes
+libc, number = ctypes.CDLL(None), ctypes.c_int()
+print([libc.prctl(1, n, 0, 0, 0) for n in (0, 15, 9)])
+libc.prctl(2, ctypes.byref(number), 0, 0, 0)
+print(number.value)
+"""
+    said, _ = await output([sys.executable, "-c", source])
+    assert said == "[0, 0, 0]\n9\n"
 
 
 def test_clearing_up_follows_no_link_that_took_a_directory_s_place(
