@@ -36,6 +36,7 @@ from aiosd.confine import (
 from aiosd.kernel.model import AgentId
 from aiosd.server.generate import now_ms
 from aiosd.server.session import Identity, Session
+from aiosd.services.access import Target
 from aiosd.services.processes.model import Attempts, Spec, State, Why
 from aiosd.services.processes.output import Output, Source
 
@@ -137,6 +138,9 @@ async def live(daemon: Daemon, it: AgentProcess) -> None:
             began_s = time.monotonic()
             it.status = await _run(daemon, it)
             it.started.set()
+            if it.status is not None and it.status.reason is not None:
+                mine = Target("agent", it.agent, it.agent.name)
+                daemon.access.note("bounded", it.agent, "use", mine, it.status.reason)
             if it.why is not None:
                 break
             again = it.attempts.delay_s(

@@ -39,6 +39,9 @@ class ToolDoorkeeper:
         access = self._d.access
         access.check(access.subject(agent), "use", target_of(tool), is_confirmed=True)
 
+    def note_bounded(self, agent: AgentId, tool: Tool, bound: str) -> None:
+        self._d.access.note("bounded", agent, "use", target_of(tool), bound)
+
 
 def target_of(tool: Tool) -> Target:
     return Target("tool", None, tool.name, is_irreversible=tool.is_irreversible)

@@ -28,8 +28,9 @@ _Row = tuple[int | str | None, ...]
 class Entry:
     """One decision, or n alike.
 
-    event  denied, hidden (denied as not found), asked, withdrawn, refused, approved, admin, changed
-    by     what decided it: owner, right, confirm, timeout, restart…, or the agent UID:NAME
+    event  denied, hidden (denied as not found), asked, withdrawn, refused, approved, admin,
+           changed, bounded (a tool's or an agent's process was ended for using too much)
+    by     what decided it: owner, right, confirm, timeout, restart…, the bound, or UID:NAME
     """
 
     time_ms: int

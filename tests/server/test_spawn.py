@@ -601,3 +601,13 @@ def test_it_and_who_spawned_it_may_write_to_each_other_and_nobody_else(peer: Raw
     result(peer, "agent.wait", agent="worker")
     assert error(peer, "ipc.send", to="worker", body=0)["code"] == "denied"  # it runs no more
     assert error(peer, "ipc.send", to="meek", body=0)["code"] == "denied"
+
+
+def test_one_that_used_too_much_is_in_the_audit_with_the_bound(peer: RawPeer) -> None:
+    command = {"command": "sh", "args": ["-c", "while :; do :; done"], "limits": {"cpu_s": 1}}
+    result(peer, "agent.spawn", name="burner", **command)
+    assert result(peer, "agent.wait", agent="burner")["reason"] == "its CPU time is used up"
+    entries = result(peer, "access.audit", event="bounded")["entries"]
+    assert [(e["kind"], e["name"], e["by"]) for e in entries] == [
+        ("agent", "burner", "its CPU time is used up")
+    ]

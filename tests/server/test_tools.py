@@ -239,8 +239,10 @@ def test_a_tool_that_hangs_is_ended_at_its_time(peer: RawPeer) -> None:
     assert found == {
         "code": "tool_failed",
         "message": "hangs: took longer than its 1 s and was ended",
-        "data": {"tool": "hangs"},
+        "data": {"tool": "hangs", "bound": "its time is used up"},
     }
+    entries = result(peer, "access.audit", event="bounded")["entries"]
+    assert [(e["name"], e["by"]) for e in entries] == [("hangs", "its time is used up")]
 
 
 def test_a_long_result_is_cut_and_says_so(peer: RawPeer) -> None:

@@ -157,6 +157,10 @@ class ToolManager:
                 if now != tool or source is not asked_of:  # minutes may have gone by
                     raise Failed(f"{name} has changed while the call waited: try again", tool=name)
                 return await self._calls.run(tool, source, arguments, caller, on_progress)
+        except Failed as failed:
+            if "bound" in failed.data:
+                self._doorkeeper.note_bounded(caller, tool, str(failed.data["bound"]))
+            raise
         except LineFull as full:
             usual_s = self.usual_s(name) or 1.0
             wait_ms = round(usual_s * 1000 * full.n_waiting / tool.max_parallel)

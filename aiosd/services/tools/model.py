@@ -59,7 +59,14 @@ class Progress:
 
 
 class ToolFailed(Exception):  # noqa: N818 - the wire's name of it is tool_failed
-    """The tool did not run to an answer: it died, took too long, or could not be reached."""
+    """The tool did not run to an answer: it died, took too long, or could not be reached.
+
+    bound  what its process was ended by for using too much, if that was it
+    """
+
+    def __init__(self, words: str, bound: str | None = None) -> None:
+        super().__init__(words)
+        self.bound = bound
 
 
 class ToolSource(Protocol):

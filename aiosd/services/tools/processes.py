@@ -135,7 +135,7 @@ async def _heard(process: Process, max_bytes: int) -> dict[str, Any]:
         with contextlib.suppress(TimeoutError):  # it is ending by itself, as a rule
             await asyncio.wait_for(process.wait(), ENDING_S)
         status = await process.end(0)
-        raise ToolFailed(f"it ended without an answer ({status})")
+        raise ToolFailed(f"it ended without an answer ({status})", status.reason)
     return message
 
 

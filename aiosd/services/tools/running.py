@@ -83,14 +83,16 @@ class Calls:
             ended = "error" if result.is_error else "ok"
         except TimeoutError:
             ended = "failed"
-            words = "it timed out"
+            words, bound = "it timed out", {}
             if running.scope.expired():
                 late = f"took longer than its {tool.timeout_s:g} s and was ended"
                 words = running.ended or late
-            raise Failed(f"{tool.name}: {words}", tool=tool.name) from None
+                bound = {} if running.ended else {"bound": "its time is used up"}
+            raise Failed(f"{tool.name}: {words}", tool=tool.name, **bound) from None
         except ToolFailed as error:
             ended = "failed"
-            raise Failed(f"{tool.name}: {error}", tool=tool.name) from None
+            bound = {"bound": error.bound} if error.bound else {}
+            raise Failed(f"{tool.name}: {error}", tool=tool.name, **bound) from None
         except SyscallError:
             ended = "failed"
             raise

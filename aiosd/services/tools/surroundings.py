@@ -25,6 +25,10 @@ class Doorkeeper(Protocol):
         """Nothing if the agent may use it, maybe once a person has said so; NotFound or Denied."""
         ...
 
+    def note_bounded(self, agent: AgentId, tool: Tool, bound: str) -> None:
+        """A call of the tool was ended for using too much: let it be known."""
+        ...
+
 
 class Observer(Protocol):
     """Who is told what happens."""

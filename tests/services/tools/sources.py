@@ -49,6 +49,7 @@ class Everyone:
 
     def __init__(self) -> None:
         self.hidden: set[tuple[AgentId, str]] = set()
+        self.bounded: list[tuple[AgentId, str, str]] = []
 
     def may_use(self, agent: AgentId, tool: Tool) -> bool:
         return (agent, tool.name) not in self.hidden
@@ -56,6 +57,9 @@ class Everyone:
     def check(self, agent: AgentId, tool: Tool) -> None:
         if not self.may_use(agent, tool):
             raise NotFound(f"no tool {tool.name!r}")
+
+    def note_bounded(self, agent: AgentId, tool: Tool, bound: str) -> None:
+        self.bounded.append((agent, tool.name, bound))
 
 
 class Noted:
