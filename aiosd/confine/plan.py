@@ -11,7 +11,7 @@ import os
 import pwd
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,16 @@ class Prepared:
     def tmp_dir(self) -> str:
         return str(self.private_dir / private.TMP)
 
-    def clear(self, within_s: float = 5.0) -> None:
+    def clear(self) -> None:
         """Remove it all; what still runs in the group is killed."""
+        for _ in self.clearing():
+            pass
+
+    def clearing(self, within_s: float = 5.0) -> Iterator[None]:
+        """The same in steps, of a few milliseconds where nothing runs any more."""
         if self.group is not None:
             self.group.remove(within_s)
-        private.remove(self.private_dir)
+        yield from private.removing(self.private_dir)
 
 
 def prepare(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiosd.confine.identity import Identity
 
 PREFIX = "aiosd-run-"
+STEP_FILES = 200
 TMP = "tmp"  # what the process may write to
 LEADER_FILE = "leader"  # what the launcher notes: its pid and when it began
 DAEMON_FILE = "daemon"  # likewise, whose process it is
@@ -64,7 +66,13 @@ def _identity(text: str) -> Identity:
 
 def remove(top: Path) -> None:
     """All of it, however deep (deeper than a path can be long) and whatever its modes.  Its
-    processes are gone, so nothing changes meanwhile.
+    processes are gone, so nothing changes meanwhile."""
+    for _ in removing(top):
+        pass
+
+
+def removing(top: Path) -> Iterator[None]:
+    """The same in steps of a few milliseconds: there may be very many files.
 
     Directories are moved up to the top and emptied there, one by one.
     """
@@ -74,7 +82,7 @@ def remove(top: Path) -> None:
         return
     try:
         n_moved = 0
-        names = _empty(at)
+        names = yield from _empty(at)
         while names:
             name = names.pop()
             _open_up(name, at)
@@ -82,7 +90,7 @@ def remove(top: Path) -> None:
                 name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at
             )
             try:
-                for each in _empty(inner):
+                for each in (yield from _empty(inner)):
                     n_moved += 1
                     _open_up(each, inner)
                     moved = f".moved-{os.getpid()}-{n_moved}"
@@ -106,11 +114,13 @@ def _open_up(name: str, at: int) -> None:
         os.close(fd)
 
 
-def _empty(at: int) -> list[str]:
+def _empty(at: int) -> Generator[None, None, list[str]]:
     """Remove the files of a directory; the names of the directories in it."""
     directories = []
     with os.scandir(at) as entries:
-        for entry in list(entries):
+        for number, entry in enumerate(list(entries)):
+            if number % STEP_FILES == 0:
+                yield
             if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
                 directories.append(entry.name)
             else:

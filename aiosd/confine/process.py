@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from aiosd.confine.model import ConfineError, Confinement, ExitStatus
 
 STREAM_LIMIT_BYTES = 2**16
 GONE_WITHIN_S = 5.0  # for killed processes to be gone: longer only if the kernel can't end them
+TURN_S = 0.02
 # Making and removing directories and groups; they block for moments.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="confine")
 _looking = ThreadPoolExecutor(1, thread_name_prefix="confine-disk")  # at what they wrote
@@ -92,7 +93,8 @@ class Process:
             self.signal(signal.SIGKILL)
             self._close()
             if self._cleared is None:
-                self._cleared = _threads.submit(self._clear)
+                self._cleared = Future()
+                _threads.submit(_take_turns, self._clearing(), self._cleared)
         await asyncio.shield(asyncio.wrap_future(self._cleared))
         return await asyncio.shield(self._exited)
 
@@ -140,14 +142,14 @@ class Process:
             return "a file of it grew too large"
         return self._prepared.group.reason() if self._prepared.group else None
 
-    def _clear(self) -> None:
-        """In a thread: wait until the group is empty, then remove what was made for it."""
+    def _clearing(self) -> Iterator[None]:
+        """In a thread: wait until the group is empty; then, in steps, remove what was made for it."""
         limit = time.monotonic() + GONE_WITHIN_S
         pause_s = 0.001
         while _is_alive(self.pid) and time.monotonic() < limit:
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.05)
-        self._prepared.clear()
+        yield from self._prepared.clearing()
 
     def _close(self) -> None:
         for transport in self._transports:
@@ -310,6 +312,21 @@ async def _read_all(loop: asyncio.AbstractEventLoop, fd: int) -> str:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _take_turns(steps: Iterator[None], done: Future[None]) -> None:
+    """In a thread: go on for a moment, then let others first: who left very many files behind
+    may not keep everybody's processes from starting and ending."""
+    until_s = time.monotonic() + TURN_S
+    try:
+        for _ in steps:
+            if time.monotonic() > until_s:
+                _threads.submit(_take_turns, steps, done)
+                return
+    except BaseException as error:
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def _undo(making: Future[plans.Prepared]) -> None:

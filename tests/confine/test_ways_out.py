@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiosd.confine import ConfineError, Confinement, Grant, landlock, private, spawn
+from aiosd.confine import ConfineError, Confinement, Grant, landlock, private, process, spawn
 from tests.confine.harness import in_a_loop
 from tests.confine.test_spawn import output
 
@@ -78,9 +82,9 @@ def test_clearing_up_follows_no_link_that_took_a_directory_s_place(
     within.mkdir()
     empty = private._empty
 
-    def and_then_a_link(at: int) -> list[str]:
+    def and_then_a_link(at: int) -> Generator[None, None, list[str]]:
         """What another process of its user does, at the worst of times."""
-        names = empty(at)
+        names = yield from empty(at)
         if names == ["a"]:
             within.rmdir()
             within.symlink_to(outside)
@@ -93,3 +97,31 @@ def test_clearing_up_follows_no_link_that_took_a_directory_s_place(
     monkeypatch.undo()
     private.remove(made)
     assert not made.exists()
+
+
+def test_who_leaves_much_behind_lets_others_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[tuple[Any, ...]] = []
+    done: list[str] = []
+
+    class Threads:
+        def submit(self, *work: Any) -> None:
+            waiting.append(work)
+
+    def steps(who: str, n: int) -> Iterator[None]:
+        for number in range(n):
+            done.append(f"{who}{number}")
+            yield
+
+    clock = count()
+    monkeypatch.setattr(process, "_threads", Threads())
+    monkeypatch.setattr("aiosd.confine.process.time.monotonic", lambda: float(next(clock)))
+    ended: list[Future[None]] = [Future(), Future()]
+    waiting += [
+        (process._take_turns, steps("much", 3), ended[0]),
+        (process._take_turns, steps("little", 1), ended[1]),
+    ]
+    while waiting:
+        function, *args = waiting.pop(0)
+        function(*args)
+    assert done == ["much0", "little0", "much1", "much2"]
+    assert all(each.done() for each in ended)
