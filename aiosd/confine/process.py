@@ -143,7 +143,7 @@ class Process:
         return self._prepared.group.reason() if self._prepared.group else None
 
     def _clearing(self) -> Iterator[None]:
-        """In a thread: wait until the group is empty; then, in steps, remove what was made for it."""
+        """In a thread: wait until the group is empty; in steps, remove what was made for it."""
         limit = time.monotonic() + GONE_WITHIN_S
         pause_s = 0.001
         while _is_alive(self.pid) and time.monotonic() < limit:
