@@ -260,7 +260,22 @@ def places(directory: str) -> list[Place]:
         reason = "everybody may write there: chmod o-w it"
         log.warning("tools_refused", place=directory, reason=reason)
         return found
-    return found + [Place("file", str(f)) for f in files if not f.name.startswith(("_", "."))]
+    for file in files:
+        if file.name.startswith(("_", ".")):
+            continue
+        if _may_all_write(file):
+            log.warning("tools_refused", place=str(file), reason="everybody may write it, or gone")
+            continue
+        found.append(Place("file", str(file)))
+    return found
+
+
+def _may_all_write(file: Path) -> bool:
+    """Also of one that isn't there any more: what will be then is unknown."""
+    try:
+        return bool(file.stat().st_mode & stat.S_IWOTH)
+    except OSError:
+        return True
 
 
 def _spec(said: Mapping[str, Any]) -> Spec:

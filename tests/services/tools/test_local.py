@@ -43,6 +43,11 @@ def test_a_directory_that_everybody_may_write_to_or_that_isnt_there_has_no_tools
     tmp_path.chmod(0o777)
     assert [place for place in places(str(tmp_path)) if place.kind == "file"] == []
     tmp_path.chmod(0o755)
+    names = [Path(place.target).name for place in places(str(tmp_path)) if place.kind == "file"]
+    (tmp_path / names[0]).chmod(0o666)
+    (tmp_path / "leads_nowhere.py").symlink_to(tmp_path / "no")
+    left = [Path(place.target).name for place in places(str(tmp_path)) if place.kind == "file"]
+    assert left == names[1:]
     assert [place for place in places(str(tmp_path / "no")) if place.kind == "file"] == []
 
 
