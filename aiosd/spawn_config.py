@@ -44,7 +44,8 @@ class SpawnConfig:
     )
     ended_per_uid: int = key(
         64,
-        "Ended ones of one uid whose end and output can still be asked for; past it the oldest go.",
+        "Ended ones of one uid whose end and output can still be asked for; past it the oldest go, "
+        "four times as many where their spawners may still wait for them.",
         low=0,
         high=65536,
         reloads=True,

@@ -58,6 +58,7 @@ class AgentProcess:
     spawned_by  the agent that did; None: an earlier daemon did
     parent      that agent's process, while both run
     spawner     the connection whose end ends it; None: it was detached
+    asker       the connection that spawned it, until that was told how it ended
     pid         of its last start
     started     set when the first start has worked, or not: then error says why
     """
@@ -69,6 +70,7 @@ class AgentProcess:
     spawned_by: AgentId | None = None
     parent: AgentProcess | None = None
     spawner: Session | None = None
+    asker: Session | None = None
     state: State = State.STARTING
     why: Why | None = None
     status: ExitStatus | None = None
@@ -121,6 +123,11 @@ class AgentProcess:
             self.process.signal(number)
             if number == signal.SIGTERM:
                 self.process.signal(signal.SIGCONT)  # one that is stopped hears it too
+
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether the connection that spawned it is there, and may still ask how it ended."""
+        return self.asker is not None and not self.asker.gone.is_set()
 
     @property
     def own_dir(self) -> str | None:

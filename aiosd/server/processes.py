@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+UNTOLD = 4
+"""So many times as many ended ones are kept, where their spawners may still ask for their ends."""
+
 MAX_LAST_GRACE_S = 10  # at the daemon's end, which the service manager waits for a minute
 
 
@@ -135,6 +138,7 @@ class Processes:
             spawned_by=spawner.agent,
             parent=parent,
             spawner=None if spec.is_kept else spawner,
+            asker=spawner,
         )
         self._enter(it)
         try:
@@ -223,12 +227,22 @@ class Processes:
         self._d.put_in_force(it.agent)
         ended = self._ended.setdefault(it.agent.uid, deque())
         ended.append(it)
-        while len(ended) > self._d.config.spawn.ended_per_uid:
-            ended.popleft()
+        self._let_go(ended)
         it.parent = it.spawner = None
         for child in self._running.values():
             if child.parent is it:
                 child.parent = None
+
+    def _let_go(self, ended: deque[AgentProcess]) -> None:
+        """Forget the oldest of too many; last those whose spawner hasn't been told of their end."""
+        limit = self._d.config.spawn.ended_per_uid
+        n_over = len(ended) - limit
+        for it in list(ended) if n_over > 0 else ():
+            if n_over > 0 and not it.is_to_be_told:
+                ended.remove(it)
+                n_over -= 1
+        while len(ended) > UNTOLD * limit:
+            ended.popleft()
 
     # ------------------------------------------------------------ ending
 
@@ -237,6 +251,9 @@ class Processes:
         for it in list(self._running.values()):
             if it.spawner is session:
                 it.ask_end(Why.PARENT, self._d.config.spawn.grace_s)
+        for it in self._ended.get(session.uid, ()):
+            if it.asker is session:
+                it.asker = None
 
     def kill(self, agent: AgentId) -> None:
         """End the agent's process, if it is one."""

@@ -611,3 +611,27 @@ def test_one_that_used_too_much_is_in_the_audit_with_the_bound(peer: RawPeer) ->
     assert [(e["kind"], e["name"], e["by"]) for e in entries] == [
         ("agent", "burner", "its CPU time is used up")
     ]
+
+
+def test_a_spawner_can_wait_for_one_that_ended_long_before_others(tmp_path: Path) -> None:
+    config = SpawnConfig(ended_per_uid=1)
+    with (
+        served(tmp_path, spawn=config) as daemon,
+        entered(daemon, "boss") as peer,
+        entered(daemon, "other") as other,
+    ):
+
+        def run(name: str) -> None:
+            result(peer, "agent.spawn", name=name, command="true")
+            result(other, "agent.wait", agent=name)
+
+        for name in ("first", "second", "third"):
+            run(name)
+        assert result(peer, "agent.wait", agent="first")["exit_code"] == 0
+        run("fourth")
+        gone = error(peer, "agent.wait", agent="first")
+        assert gone["code"] == "not_found"  # it was told
+        assert result(peer, "agent.wait", agent="second")["exit_code"] == 0
+        for name in ("fifth", "sixth", "seventh"):
+            run(name)
+        assert error(peer, "agent.wait", agent="third")["code"] == "not_found"  # too long ago

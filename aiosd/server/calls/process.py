@@ -58,6 +58,8 @@ class AgentProcesses:
                 await it.has_ended.wait()
         except TimeoutError:
             pass  # then it says how it stands
+        if it.state is State.ENDED and it.asker is call.session:
+            it.asker = None
         return _describe(it)
 
     def agent_signal(self, call: Call) -> Result:
