@@ -25,6 +25,11 @@ def main() -> None:
     parser.add_argument(
         "--agents", type=sizes, default=(), metavar="N,…", help="sizes, of agents and scale"
     )
+    parser.add_argument(
+        "--more",
+        action="store_true",
+        help="agents: only what the results don't have, added to them",
+    )
     parser.add_argument("--url", help="an OpenAI-compatible server, as one more peer of agents")
     parser.add_argument("--llama-server", type=Path, help="the program, else it is built")
     parser.add_argument(
@@ -42,6 +47,7 @@ def main() -> None:
         llama_server=given.llama_server,
         sizes=given.agents,
         minutes=given.minutes,
+        is_more=given.more,
     )
     failed = [name for name in given.names or results.BENCHMARKS if not run(name, options)]
     if failed:

@@ -11,6 +11,7 @@ What matters most is measured first; everything is repeated as long as the minut
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from aios_sdk import Client
 from aiosd.demo.daemon import Flags, PrivateDaemon
 from benchmarks import peer
 from benchmarks.common import (
+    RESULTS,
     Options,
     Row,
     Series,
     Spread,
     finish,
+    machine,
     model_path,
     n_cores,
     note,
@@ -116,10 +119,13 @@ class Line:
 def main(options: Options) -> None:
     bench = Bench(options)
     sizes = (2,) if options.is_quick else options.sizes or SIZES
+    kept = earlier() if options.is_more else []
+    known = {(line.n_agents, line.weights) for line in kept}  # a peer is measured beside ours
     cells = [
         Cell(n_agents, weights, server)
         for n_agents in sizes
         for weights, server in bench.servers(n_agents)
+        if (n_agents, weights) not in known
     ]
     minutes = MINUTES if options.minutes is None else options.minutes
     until_s = time.monotonic() + 60 * minutes
@@ -147,8 +153,23 @@ def main(options: Options) -> None:
         for cell in cells
         if taken[cell].by_round
     ]
+    if kept:
+        # The limit stands beside ours; what is new goes with what is there of its size.
+        lines = sorted(kept + lines, key=lambda line: (line.n_agents, line.weights != "Q8_0"))
     finish("agents", options, lines, report, max(line.n_runs for line in lines))
     _plot(options, lines)
+
+
+def earlier() -> list[Line]:
+    """What benchmarks/results has of agents.  ValueError: it is of another machine."""
+    record = json.loads((RESULTS / "agents.json").read_text())
+    if record["machine"] != machine():
+        raise ValueError(f"the results are of {record['machine']}, this is {machine()}")
+    lines = []
+    for row in record["rows"]:
+        spreads = {name: Spread(**row[name]) for name in row if isinstance(row[name], dict)}
+        lines.append(Line(**{**row, **spreads}))
+    return lines
 
 
 class Bench:

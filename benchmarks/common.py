@@ -46,6 +46,7 @@ class Options:
     llama_server: Path | None = None  # the program, else it is built
     sizes: tuple[int, ...] = ()  # numbers of agents, where a benchmark has several
     minutes: float | None = None  # of each benchmark, instead of its own limit
+    is_more: bool = False  # agents: add to the results there are what they don't have yet
 
     def rounds(self, minutes: float) -> Iterator[int]:
         """0, 1, …: as many as runs were asked for, as long as one more fits into the minutes.
