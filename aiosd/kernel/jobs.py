@@ -106,12 +106,14 @@ class JobTable:
         sent: set[JobId] = set()
         while len(policy) > n_lanes:
             first = policy.first(n_lanes)
-            if not any(policy.is_used_up(job) for job in first):
+            ending = [job for job in first if policy.is_used_up(job)]
+            if not ending:
                 break
-            for job in first:
-                if policy.is_used_up(job) or (with_others and policy.is_half_used(job)):
-                    self.end_turn(job)
-                    sent.add(job.id)
+            if with_others:
+                ending = [job for job in first if policy.is_half_used(job)]
+            for job in ending:
+                self.end_turn(job)
+                sent.add(job.id)
         return sent
 
     def end_turn(self, job: Job) -> None:

@@ -362,7 +362,7 @@ class Kernel:
         again = [job for job in chosen if self._policy.is_used_up(job)]
         for job in again:
             self._table.end_turn(job)
-        turns.align(chosen, self._policy.quantum_tokens)
+        turns.align(self._policy, chosen)
         return chosen, rotated | {job.id for job in again}
 
     def _allowances(

@@ -58,6 +58,8 @@ class Fifo:
         job.used_tokens += n_tokens
 
     def is_used_up(self, job: Job) -> bool:
+        if not job.used_tokens:
+            return False  # every turn has a token at least
         left = self.allowance(job)
         return left is not None and left <= 0
 
@@ -67,10 +69,10 @@ class Fifo:
 
     def is_half_used(self, job: Job) -> bool:
         """Whether less than half a turn is left, or nothing."""
-        left, quantum = self.allowance(job), self.quantum()
-        return (
-            left is not None and quantum is not None and job.used_tokens > 0 and 2 * left < quantum
-        )
+        if not job.used_tokens:
+            return False
+        left = self.allowance(job)
+        return left is not None and 2 * left < self.quantum_tokens
 
     def allowance(self, job: Job) -> int | None:
         """Tokens left of the job's turn while others wait; None: no bound."""

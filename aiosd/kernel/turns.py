@@ -19,10 +19,11 @@ from aiosd.kernel.policy import Fifo
 MOST_LEAD_QUANTA = 2
 
 
-def align(jobs: Sequence[Job], quantum_tokens: int) -> None:
+def align(policy: Fifo, jobs: Sequence[Job]) -> None:
     """Let the turns that begin now end with the longest of those under way, if that leaves them at
     least half a quantum; else as much later."""
-    left = [quantum_tokens + job.extra_tokens - job.used_tokens for job in jobs if job.used_tokens]
+    quantum_tokens = policy.quantum_tokens
+    left = [policy.allowance(job) or 0 for job in jobs if job.used_tokens]
     n_tokens = min(max(left, default=quantum_tokens), 3 * quantum_tokens // 2)
     if 2 * n_tokens < quantum_tokens:
         n_tokens += quantum_tokens
@@ -37,19 +38,20 @@ def side_by_side(
     """n_lanes of the first n_soon in the line: the first of them, unless others of the last one's
     class make fewer gaps between their slots.
 
-    Who is in a turn goes on, and the first of those who aren't goes first: nobody is passed over
-    for ever.  Whose turn is used up may be among them, to begin another; whose owner was given
+    Who is in a turn goes on, and the first of that class who isn't goes first: nobody is passed
+    over for ever.  Whose turn is used up may be among them, to begin another; whose owner was given
     far more than others are (MOST_LEAD_QUANTA) takes nobody's place.
     home   where a job's context is
     """
-    soon = policy.first(n_soon)
-    chosen = soon[:n_lanes]
-    if any(home(job) is None for job in chosen):
+    chosen = policy.first(n_lanes)
+    homes = [slot for job in chosen if (slot := home(job)) is not None]
+    if len(homes) < len(chosen) or n_gaps(homes) == 0:
         return chosen  # who has no slot yet is placed beside the others
     rank = policy.rank(chosen[-1])
-    head = next((job for job in chosen if not job.used_tokens), None)
+    fresh = (job for job in chosen if not job.used_tokens and policy.rank(job) == rank)
+    head = next(fresh, None)
     fixed, line, slots = list[Job](), list[Job](), list[SlotId]()
-    for place, job in enumerate(soon):
+    for place, job in enumerate(policy.first(n_soon)):
         slot = home(job)
         is_free = (not job.used_tokens or policy.is_used_up(job)) and policy.rank(job) == rank
         if place >= n_lanes and policy.lead_tokens(job) > MOST_LEAD_QUANTA * policy.quantum_tokens:
@@ -66,14 +68,11 @@ def side_by_side(
 def neighbours(fixed: Sequence[SlotId], line: Sequence[SlotId], n: int) -> list[int]:
     """Which n of the line go beside the fixed slots, as places in the line, in order.
 
-    The first n, unless others make fewer gaps; between equals those that leave fewer gaps among
-    the rest, then those that come first.
+    Those that make the fewest gaps; between equals those that leave fewer gaps among the rest, then
+    those that come first.
     """
-    first = list(range(n))
-    if n_gaps([*fixed, *line[:n]]) == 0:
-        return first
     n_lanes, ordered = len(fixed) + n, sorted([*fixed, *line])
-    plans = [first]
+    plans = [list(range(n))]
     for start in range(len(ordered) - n_lanes + 1):
         window = set(ordered[start : start + n_lanes])
         inside = [place for place, slot in enumerate(line) if slot in window][:n]

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from aiosd.kernel.events import RunDone, Submitted
 from aiosd.kernel.kernel import Kernel
-from aiosd.kernel.model import AgentId, ContextId, JobId, LaneReport, Priority, SlotId
+from aiosd.kernel.model import AgentId, ContextId, Job, JobId, LaneReport, Priority, SlotId
 from aiosd.kernel.placement import n_gaps
+from aiosd.kernel.policies import make
 from aiosd.kernel.replay import Header
-from aiosd.kernel.turns import neighbours
+from aiosd.kernel.turns import neighbours, side_by_side
 from tests.kernel.world import World, play
 
 
@@ -33,6 +34,20 @@ def test_between_equals_those_go_who_leave_the_others_side_by_side() -> None:
 
 def test_where_no_choice_makes_neighbours_the_first_go() -> None:
     assert neighbours(slots(0), slots(4, 2, 6), 1) == [0]
+
+
+def test_the_first_of_a_class_is_not_passed_over_because_of_one_in_a_better_class() -> None:
+    line, homes = make("fair", 16), dict[str, SlotId]()
+    for name, priority, slot in (
+        ("asks", Priority.INTERACTIVE, 0),
+        ("first", Priority.NORMAL, 5),
+        ("beside", Priority.NORMAL, 1),
+    ):
+        agent = AgentId(1, name)
+        line.add(Job(JobId(name), ContextId(name), agent, priority, 0, ticket=len(homes)))
+        homes[name] = SlotId(slot)
+    chosen = side_by_side(line, 2, 6, lambda job: homes[job.id])
+    assert sorted(job.id for job in chosen) == ["asks", "first"]
 
 
 @given(st.sets(st.integers(0, 31), min_size=1, max_size=24), st.data())
