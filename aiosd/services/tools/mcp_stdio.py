@@ -14,8 +14,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from types import TracebackType
-from typing import Self
 
 import anyio
 from mcp.client._transport import TransportStreams
@@ -30,6 +28,7 @@ from mcp_types import (
 from pydantic_core import from_json
 
 from aiosd.confine import Process
+from aiosd.services.tools.mcp_streams import Receiving, Stream
 from aiosd.services.tools.mcp_trouble import ServerLog
 
 READ_BYTES = 65536
@@ -39,7 +38,7 @@ LEAST_WAIT_S = 0.005
 LEAVE_S = 2.0  # to end by itself once stdin is closed, and again after SIGTERM
 
 
-class Lines:
+class Lines(Receiving[SessionMessage]):
     """Messages as the process writes them; the SDK reads from it as from a stream."""
 
     def __init__(
@@ -112,26 +111,6 @@ class Lines:
     async def aclose(self) -> None:
         self._is_closed = True
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
 
 def _message(said: object) -> JSONRPCMessage:
     """ValueError if it is none.  The SDK's own union tries each kind, on all that is in it."""
@@ -148,7 +127,7 @@ def _message(said: object) -> JSONRPCMessage:
     return kind.model_validate(said, by_name=False)
 
 
-class Writer:
+class Writer(Stream):
     """Where the SDK puts our messages."""
 
     def __init__(
@@ -175,17 +154,6 @@ class Writer:
 
     async def aclose(self) -> None:
         self._stdin.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 @contextlib.asynccontextmanager

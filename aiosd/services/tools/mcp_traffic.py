@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 import anyio
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+
+from aiosd.services.tools.mcp_streams import Receiving, Stream
 
 Item = SessionMessage | Exception
 
@@ -54,7 +54,7 @@ class Traffic:
             self._n_unanswered -= 1
 
 
-class Incoming:
+class Incoming(Receiving[Item]):
     """A transport's stream of messages, within bounds."""
 
     def __init__(self, stream: ReadStream[Item], traffic: Traffic) -> None:
@@ -73,28 +73,8 @@ class Incoming:
             raise
         return item
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Item:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
 
 def _is_idle_talk(item: Item) -> bool:
@@ -106,7 +86,7 @@ def _is_idle_talk(item: Item) -> bool:
     )
 
 
-class Outgoing:
+class Outgoing(Stream):
     """A transport's stream of our messages."""
 
     def __init__(self, stream: WriteStream[SessionMessage], traffic: Traffic) -> None:
@@ -119,14 +99,3 @@ class Outgoing:
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self.aclose()
